@@ -1,0 +1,232 @@
+"""The contract: an agent is a frozen dataclass that is a pytree, with a few pure functions.
+
+    init(key, spec)                                -> state                      what learning changes
+    start(state, batch_size)                       -> carry                      recurrent state; () unless it remembers
+    act(state, timestep, carry, key, explore=True) -> action, carry, extras      batched over environments [B]
+    learn(state, batch, key)                       -> state, metrics, feedback   feedback returns to the memory
+
+and, for methods that descend a gradient, `loss(params, state, batch, key) -> scalar, metrics`.
+
+`float` fields are *dials*: pytree leaves, so that they can be swept by `vmap` and differentiated by `grad`.  Fields
+that hold agents (or memories, which follow the same rules) are subtrees.  Everything else is *structure*: static.
+Checks live in `check()`, called at the edges, never in a constructor: unflattening must accept tracers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from operant.errors import UserError
+from operant.types import PyTree
+
+T = TypeVar("T")
+
+_classes: dict[str, type] = {}  # every class made by @agent or @part, by its registered name
+
+
+def dial(default: float, help: str, *, low: float = -math.inf, high: float = math.inf) -> Any:
+    """A float field with its help text and closed range. The range also boxes the dial when it is meta-learned."""
+    return dataclasses.field(default=float(default), metadata={"help": help, "low": low, "high": high})
+
+
+def option(default: Any, help: str, *, low: float = -math.inf, high: float = math.inf, choices: tuple = ()) -> Any:
+    """A structural field (int, bool, str, tuple) with its help text and what it may be."""
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+
+
+def child(default: Any, help: str) -> Any:
+    """A field that holds another agent, or a part such as a memory: its dials are dials of the whole."""
+    return dataclasses.field(default_factory=default, metadata={"help": help, "child": True})
+
+
+def agent(name: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator: makes a frozen dataclass pytree and registers it under `name` (command line, saved runs)."""
+
+    def wrap(cls: type[T]) -> type[T]:
+        cls = _pytree_dataclass(cls, name)
+        if "agent" in {f.name for f in dataclasses.fields(cls)}:  # an agent of an agent shares its base's shapes
+            for shared in ("num_envs", "rollout_length", "memory"):
+                if not hasattr(cls, shared):
+                    setattr(cls, shared, property(lambda self, shared=shared: getattr(self.agent, shared)))
+        elif not hasattr(cls, "memory"):
+            cls.memory = None
+        return cls
+
+    return wrap
+
+
+def part(name: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator for what an agent is made of (a memory, a target rule): the same rules of dials and structure."""
+    return lambda cls: _pytree_dataclass(cls, name)
+
+
+def _pytree_dataclass(cls: type[T], name: str) -> type[T]:
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    hints = typing.get_type_hints(cls)
+    fields = dataclasses.fields(cls)
+    data = [f.name for f in fields if hints[f.name] is float or f.metadata.get("child")]
+    meta = [f.name for f in fields if f.name not in data]
+    jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
+    cls.registered_name = name
+    own_check = cls.__dict__.get("check")
+
+    def check(self) -> None:
+        """Raises UserError naming the field, its value and what was expected."""
+        _check_fields(self)
+        if own_check is not None:
+            own_check(self)
+
+    cls.check = check
+    cls.replace = lambda self, **changes: dataclasses.replace(self, **changes)
+    _classes[name] = cls
+    return cls
+
+
+def registered(name: str) -> type | None:
+    """The class that was registered under `name`, if its module has been imported."""
+    return _classes.get(name)
+
+
+# --------------------------------------------------------------------------------------------- dials and structure
+def is_dial(field: dataclasses.Field) -> bool:
+    return field.type in (float, "float")
+
+
+def children(agent: Any) -> dict[str, Any]:
+    """The agents and parts that `agent` directly holds, by field name."""
+    return {f.name: getattr(agent, f.name) for f in dataclasses.fields(agent) if f.metadata.get("child")}
+
+
+def dials(agent: Any, prefix: str = "") -> dict[str, Any]:
+    """All dials by dotted name (`learning_rate`, `agent.gamma`), with their values."""
+    found = {prefix + f.name: getattr(agent, f.name) for f in dataclasses.fields(agent) if is_dial(f)}
+    for name, sub in children(agent).items():
+        if dataclasses.is_dataclass(sub):
+            found.update(dials(sub, f"{prefix}{name}."))
+    return found
+
+
+def dial_field(agent: Any, name: str) -> dataclasses.Field:
+    """The dataclass field behind a dotted dial name. Raises UserError for a name that is no dial."""
+    owner, _, rest = name.partition(".")
+    if rest and owner in children(agent):
+        return dial_field(getattr(agent, owner), rest)
+    for f in dataclasses.fields(agent):
+        if f.name == name and is_dial(f):
+            return f
+    import difflib
+
+    near = difflib.get_close_matches(name, dials(agent), n=3) or sorted(dials(agent))
+    kind = "is structure, not a dial" if any(f.name == name for f in dataclasses.fields(agent)) else "is no dial"
+    raise UserError(f"'{name}' {kind} of {agent.registered_name}; its dials are like: {', '.join(near)}")
+
+
+def with_dials(agent: T, values: dict[str, Any]) -> T:
+    """`agent` with some dials (dotted names) replaced."""
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        dial_field(agent, name)
+        owner, _, rest = name.partition(".")
+        if rest:
+            changes[owner] = with_dials(changes.get(owner, getattr(agent, owner)), {rest: value})
+        else:
+            changes[name] = value
+    return dataclasses.replace(agent, **changes)
+
+
+def strong(agent: T) -> T:
+    """Dials as strong float32 arrays, done once at the edge: `1e-3`, `1` and `jnp.float32(1e-3)` would otherwise be
+    three compilations."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), agent)
+
+
+def _check_fields(agent: Any) -> None:
+    hints = typing.get_type_hints(type(agent))
+    for f in dataclasses.fields(agent):
+        value, name = getattr(agent, f.name), f"{agent.registered_name}: {f.name}"
+        if f.metadata.get("child"):
+            if hasattr(value, "check"):
+                value.check()
+            continue
+        if hints[f.name] is float:
+            numbers = np.asarray(value, np.float64)
+            if np.isnan(numbers).any():
+                raise UserError(f"{name} is NaN; expected a number")
+        elif hints[f.name] in (int, bool, str) and not isinstance(value, hints[f.name]):
+            raise UserError(f"{name} is {value!r}; expected {hints[f.name].__name__}")
+        elif hints[f.name] is int:
+            numbers = np.asarray(value)
+        else:
+            numbers = None
+        low, high = f.metadata.get("low", -math.inf), f.metadata.get("high", math.inf)
+        if numbers is not None and ((numbers < low).any() or (numbers > high).any()):
+            bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+            raise UserError(f"{name} is {value}; expected {bounds}")
+        choices = f.metadata.get("choices", ())
+        if choices and value not in choices:
+            raise UserError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
+
+
+# ------------------------------------------------------------------------------------------------------------ JSON
+def to_json(agent: Any) -> dict[str, Any]:
+    """An agent as plain JSON values; dials keep every bit (a float32 is exact as a decimal of a float64)."""
+
+    def encode(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and hasattr(value, "registered_name"):
+            return to_json(value)
+        if isinstance(value, (tuple, list)):
+            return [encode(v) for v in value]
+        if isinstance(value, (np.ndarray, jax.Array)):
+            return encode(np.asarray(value, np.float64).tolist())
+        if isinstance(value, float) and not math.isfinite(value):
+            return {"float": str(value)}  # JSON has no infinity
+        return value
+
+    fields = {f.name: encode(getattr(agent, f.name)) for f in dataclasses.fields(agent)}
+    return json.loads(json.dumps({"agent": agent.registered_name, **fields}))
+
+
+def from_json(data: dict[str, Any]) -> Any:
+    """The agent that `to_json` wrote. Only registered names are built: nothing that a file says is imported or run."""
+    if not isinstance(data, dict) or "agent" not in data:
+        raise UserError("not an agent: expected an object with the key 'agent'")
+    cls = _classes.get(data["agent"])
+    if cls is None:
+        from operant.methods import load
+
+        cls = load(str(data["agent"]))
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, dict) and "agent" in value:
+            return from_json(value)
+        if isinstance(value, dict) and set(value) == {"float"}:
+            return float(value["float"])
+        if isinstance(value, list):
+            items = [decode(v) for v in value]
+            return tuple(items)
+        return value
+
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = set(data) - set(fields) - {"agent"}
+    if unknown:
+        raise UserError(f"{data['agent']} has no field {', '.join(sorted(unknown))}; it has {', '.join(fields)}")
+    values = {name: decode(value) for name, value in data.items() if name != "agent"}
+    for name, value in values.items():
+        if is_dial(fields[name]):
+            values[name] = np.asarray(value, np.float32) if isinstance(value, tuple) else float(value)
+    return cls(**values)
+
+
+def tree_names(tree: PyTree) -> list[str]:
+    """A readable name for each leaf of a pytree, in leaf order (`params.actor.kernel`)."""
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]

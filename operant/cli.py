@@ -1,0 +1,489 @@
+"""The command line: one function per verb.
+
+Nothing heavy is imported before it is needed: `--help`, `methods`, `envs` and `runs` never load JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from operant import __version__
+from operant.errors import UserError, near
+
+USAGE = """usage: operant VERB ...
+
+  train METHOD ENV [--flags]   train an agent; METHOD is a name, IDEA:METHOD, or path/to/file.py:Class
+  resume RUN                   go on with a run that was stopped, to the same end
+  eval RUN                     play episodes with a trained agent: mean return and interval
+  watch RUN                    film a trained agent (MP4 or GIF)
+  runs [DIR]                   list runs
+  compare RUN RUN...           learning curves with intervals, and a table
+  envs [PATTERN]               list environments
+  methods [PATTERN]            list methods
+  bench                        measure this machine: steps per second of acting and learning
+
+`operant VERB --help` tells the flags of a verb; `operant train METHOD ENV --help` those of a method.
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one verb. A user's mistake is one line on standard error and exit code 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "train": train,
+        "resume": resume,
+        "eval": evaluate,
+        "watch": watch,
+        "runs": runs,
+        "compare": compare,
+        "envs": envs,
+        "methods": methods,
+        "bench": bench,
+    }
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        raise SystemExit(0)
+    if arguments[0] in ("-V", "--version"):
+        print(f"operant {__version__}")
+        raise SystemExit(0)
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb not in verbs:
+            raise UserError(f"unknown verb '{verb}'.{near(verb, verbs)} `operant --help` lists them")
+        code = verbs[verb](rest)
+    except UserError as error:
+        print(f"operant: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # `operant envs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    raise SystemExit(code)
+
+
+# ------------------------------------------------------------------------------------------------------------- train
+def train(arguments: list[str]) -> int:
+    """Train an agent."""
+    method, env, rest = _two_words(arguments, "train METHOD ENV [--flags]")
+    from operant.run.settings import Settings
+
+    config, rest = _take_config(rest)
+    if "--help" in rest or "-h" in rest:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    agent = _agent(method, env, config)
+    settings = Settings.from_json(config["settings"]) if config else Settings()
+    defaults = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    fields = [(f.name, _settings_type(f), defaults[f.name]) for f in dataclasses.fields(settings)]
+    extra = [
+        ("run_dir", Annotated[str, _help("where the run is kept; default: runs/ENV/METHOD-TIME")], ""),
+        ("init_from", Annotated[str, _help("start from the parameters of this run")], ""),
+        ("device", Annotated[str, _help("cpu, gpu or tpu; default: the best there is")], ""),
+        ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
+        ("quiet", Annotated[bool, _help("show no progress")], False),
+        ("profile", Annotated[bool, _help("tell at the end where the time went")], False),
+    ]
+    flags = _parse(f"operant train {method} {env}", rest, [*fields, *extra], agent)
+    agent = flags.pop("agent")
+    own = {name: flags.pop(name) for name, _, _ in extra}
+    _prepare_jax(own["device"], flags["devices"], flags["seeds"], bool(flags["sweep"]), flags["shard"])
+    import operant
+    from operant.run.report import finish_run, profile
+
+    run = operant.train(
+        agent,
+        env,
+        run_dir=own["run_dir"] or None,
+        init_from=own["init_from"] or None,
+        quiet=own["quiet"] or (own["json"] and not sys.stderr.isatty()),
+        **flags,
+    )
+    finish_run(run, json_line=own["json"])
+    if own["profile"]:
+        profile(run, sys.stderr)
+    return _exit_code(run)
+
+
+def resume(arguments: list[str]) -> int:
+    """Go on with a run that was stopped, to the same end as if it had never been."""
+    flags = _parse(
+        "operant resume RUN",
+        arguments,
+        [
+            ("run", Annotated[str, _positional("the run's directory")], dataclasses.MISSING),
+            ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
+            ("quiet", Annotated[bool, _help("show no progress")], False),
+        ],
+    )
+    _prepare_for_run(flags["run"])
+    import operant
+    from operant.run.report import finish_run
+
+    run = operant.resume(flags["run"], quiet=flags["quiet"])
+    finish_run(run, json_line=flags["json"])
+    return _exit_code(run)
+
+
+def _exit_code(run: Any) -> int:
+    from operant.run.train import EXIT_INTERRUPTED, EXIT_NAN
+
+    if run.diagnose():
+        return EXIT_NAN
+    return EXIT_INTERRUPTED if run.interrupted else 0
+
+
+# ------------------------------------------------------------------------------------------------- looking at a run
+def evaluate(arguments: list[str]) -> int:
+    """Play whole episodes with a trained agent, without learning."""
+    flags = _parse(
+        "operant eval RUN",
+        arguments,
+        [
+            ("run", Annotated[str, _positional("the run's directory")], dataclasses.MISSING),
+            ("episodes", Annotated[int, _help("episodes of each seed")], 100),
+            ("stochastic", Annotated[bool, _help("sample actions instead of taking the policy's mode")], False),
+            ("checkpoint", Annotated[str, _help("latest or best")], "latest"),
+            ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
+        ],
+    )
+    _at_least("episodes", flags["episodes"], 1)
+    _prepare_for_run(flags["run"])
+    import operant
+    from operant.run.report import print_evaluation
+
+    run = operant.load_run(flags["run"], which=flags["checkpoint"])
+    result = run.evaluate(flags["episodes"], stochastic=flags["stochastic"])
+    print_evaluation(run, result, json_line=flags["json"])
+    return 0
+
+
+def watch(arguments: list[str]) -> int:
+    """Film a trained agent."""
+    flags = _parse(
+        "operant watch RUN",
+        arguments,
+        [
+            ("run", Annotated[str, _positional("the run's directory")], dataclasses.MISSING),
+            ("episodes", Annotated[int, _help("how many episodes")], 1),
+            ("out", Annotated[str, _help("file to write, .mp4 or .gif; default: films/ in the run")], ""),
+            ("lane", Annotated[int, _help("which seed (or setting) to film; -1: the best")], -1),
+            ("stochastic", Annotated[bool, _help("sample actions instead of taking the policy's mode")], False),
+            ("checkpoint", Annotated[str, _help("latest or best")], "latest"),
+            ("max_steps", Annotated[int, _help("cut the film after so many steps")], 2000),
+            ("fps", Annotated[int, _help("frames per second; 0: the environment's own")], 0),
+        ],
+    )
+    _at_least("episodes", flags["episodes"], 1)
+    _prepare_for_run(flags["run"])
+    import operant
+    from operant.run.video import film
+
+    run = operant.load_run(flags.pop("run"), which=flags.pop("checkpoint"))
+    path, returns = film(run, **flags)
+    print(f"{path}  ({len(returns)} episode(s), return {', '.join(f'{r:,.1f}' for r in returns)})")
+    return 0
+
+
+def runs(arguments: list[str]) -> int:
+    """List runs."""
+    flags = _parse(
+        "operant runs [DIR]",
+        arguments,
+        [
+            ("root", Annotated[str, _positional("where to look")], "runs"),
+            ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
+        ],
+    )
+    from operant.run.directory import list_runs
+    from operant.run.report import print_runs
+
+    print_runs(list_runs(Path(flags["root"])), flags["root"], json_line=flags["json"])
+    return 0
+
+
+def compare(arguments: list[str]) -> int:
+    """Learning curves of several runs with intervals, as a picture and a table."""
+    flags = _parse(
+        "operant compare RUN RUN...",
+        arguments,
+        [
+            ("runs", Annotated[tuple[str, ...], _positional("directories of runs")], dataclasses.MISSING),
+            ("out", Annotated[str, _help("the picture to write")], "compare.png"),
+            ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
+        ],
+    )
+    from operant.run.report import compare_runs
+
+    compare_runs([Path(run) for run in flags["runs"]], Path(flags["out"]), json_line=flags["json"])
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------- what there is
+def envs(arguments: list[str]) -> int:
+    """List environments by name; `*` stands for anything."""
+    flags = _parse(
+        "operant envs [PATTERN]",
+        arguments,
+        [
+            ("pattern", Annotated[str, _positional("part of a name, or a pattern with *")], ""),
+            ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
+        ],
+    )
+    from operant.envs import registry
+
+    found = [registry.info(name) for name in registry.names(flags["pattern"] or None)]
+    if not found:
+        raise UserError(f"no environment matches '{flags['pattern']}'.{near(flags['pattern'], registry.names())}")
+    if flags["json"]:
+        print(json.dumps({"environments": [dataclasses.asdict(e) for e in found]}))
+        return 0
+    widths = [max(len(getattr(e, field)) for e in found) for field in ("name", "suite")]
+    for e in found:
+        limit = f"  {e.time_limit:,} steps" if e.time_limit else ""
+        print(f"{e.name:<{widths[0]}}  {e.suite:<{widths[1]}}  {e.observation} -> {e.action}{limit}")
+    return 0
+
+
+def methods(arguments: list[str]) -> int:
+    """List methods by family."""
+    flags = _parse(
+        "operant methods [PATTERN]",
+        arguments,
+        [
+            ("pattern", Annotated[str, _positional("part of a name")], ""),
+            ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
+        ],
+    )
+    from operant.methods import entries
+
+    found = [e for e in entries().values() if flags["pattern"].lower() in f"{e.name} {e.family} {e.summary}".lower()]
+    if not found:
+        raise UserError(f"no method matches '{flags['pattern']}'.{near(flags['pattern'], entries())}")
+    if flags["json"]:
+        print(json.dumps({"methods": [e._asdict() for e in found]}))
+        return 0
+    width = max(len(e.name) + (len(":METHOD") if e.wraps else 0) for e in found)
+    for family in dict.fromkeys(e.family for e in found):
+        print(f"{family}/")
+        for e in found:
+            if e.family == family:
+                print(f"  {e.name + (':METHOD' if e.wraps else ''):<{width}}  {e.summary}")
+    return 0
+
+
+def bench(arguments: list[str]) -> int:
+    """Measure this machine: steps per second of PPO on CartPole, acting alone and learning."""
+    flags = _parse(
+        "operant bench",
+        arguments,
+        [
+            ("env", Annotated[str, _help("environment")], "CartPole-v1"),
+            ("method", Annotated[str, _help("method")], "ppo"),
+            ("num_envs", Annotated[tuple[int, ...], _help("numbers of environments")], (4, 64)),
+            ("seeds", Annotated[int, _help("seeds at once")], 1),
+            ("devices", Annotated[int, _help("devices to use")], 1),
+            ("seconds", Annotated[float, _help("about how long to measure each")], 3.0),
+            ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
+        ],
+    )
+    _prepare_jax("", flags["devices"], flags["seeds"], False, "lanes")
+    from operant.run.report import bench as measure
+
+    measure(**{name: value for name, value in flags.items() if name != "json"}, json_line=flags["json"])
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------ flags and set-up
+def _help(text: str) -> Any:
+    import tyro
+
+    return tyro.conf.arg(help=text)
+
+
+def _positional(text: str) -> Any:
+    import tyro
+
+    return (tyro.conf.Positional, tyro.conf.arg(help=text))
+
+
+def _parse(prog: str, arguments: list[str], fields: list[tuple[str, Any, Any]], agent: Any = None) -> dict[str, Any]:
+    """Typed flags by tyro. `agent` adds its fields as flags; the result then has the key `agent`."""
+    import tyro
+
+    made = []
+    for name, kind, default in fields:
+        kind = _flatten_annotations(kind)
+        made.append((name, kind) if default is dataclasses.MISSING else (name, kind, _default(default)))
+    if agent is not None:
+        kind = _flag_class(type(agent), agent)
+        made.append(("agent_", Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default=kind())))
+    flags = dataclasses.make_dataclass("Flags", made)
+    parsed = tyro.cli(
+        flags,
+        args=arguments,
+        prog=prog,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+        description=(type(agent).__doc__ or "") if agent is not None else "",
+    )
+    result = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
+    if agent is not None:
+        result["agent"] = _read_agent(agent, result.pop("agent_"))
+    return result
+
+
+def _default(value: Any) -> Any:
+    if isinstance(value, (list, dict, set)):
+        return dataclasses.field(default_factory=lambda: value)
+    return dataclasses.field(default=value)
+
+
+def _flatten_annotations(kind: Any) -> Any:
+    if hasattr(kind, "__metadata__"):
+        flat: list[Any] = []
+        for item in kind.__metadata__:
+            flat.extend(item if isinstance(item, tuple) else (item,))
+        kind = Annotated[(kind.__origin__, *flat)]
+    return kind
+
+
+def _flag_class(cls: type, agent: Any) -> type:
+    """A plain dataclass with a flag for each field of an agent, defaults from `agent`; parts become prefixes."""
+    import typing
+
+    from operant.agent import children
+
+    hints = typing.get_type_hints(cls)
+    parts = children(agent)
+    made = []
+    for f in dataclasses.fields(cls):
+        value = getattr(agent, f.name)
+        if f.name in parts:
+            if dataclasses.is_dataclass(value):
+                kind = _flag_class(type(value), value)
+                made.append((f.name, kind, dataclasses.field(default=kind())))
+            continue
+        choices = f.metadata.get("choices")
+        kind = typing.Literal[choices] if choices else hints[f.name]
+        made.append((f.name, Annotated[kind, _help(f.metadata.get("help", ""))], _default(value)))
+    return dataclasses.make_dataclass(cls.__name__ + "Flags", made, frozen=True)
+
+
+def _read_agent(agent: Any, flags: Any) -> Any:
+    changes = {}
+    for f in dataclasses.fields(flags):
+        value, old = getattr(flags, f.name), getattr(agent, f.name)
+        changes[f.name] = _read_agent(old, value) if dataclasses.is_dataclass(value) else value
+    return agent.replace(**changes)
+
+
+def _settings_type(f: dataclasses.Field) -> Any:
+    import typing
+
+    from operant.run import settings
+
+    return Annotated[typing.get_type_hints(settings.Settings)[f.name], _help(f.metadata["help"])]
+
+
+def _two_words(arguments: list[str], usage: str) -> tuple[str, str, list[str]]:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: operant {usage}\n\n`operant methods` and `operant envs` list what there is; ", end="")
+        print("`operant train METHOD ENV --help` tells a method's flags.")
+        raise SystemExit(0)
+    words = [a for a in arguments[:2] if not a.startswith("-")]
+    if len(words) < 2:
+        raise UserError(f"usage: operant {usage}; both METHOD and ENV come first, for example: operant train ppo CartPole-v1")
+    return words[0], words[1], arguments[2:]
+
+
+def _take_config(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """`--config FILE`: what a run wrote; its agent and settings are the defaults that other flags override."""
+    for i, argument in enumerate(arguments):
+        if argument == "--config" or argument.startswith("--config="):
+            if argument == "--config" and i + 1 >= len(arguments):
+                raise UserError("--config needs a file: the config.json of a run")
+            file = argument.partition("=")[2] or arguments[i + 1]
+            rest = arguments[:i] + arguments[i + (1 if "=" in argument else 2) :]
+            path = Path(file) / "config.json" if Path(file).is_dir() else Path(file)
+            try:
+                config = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise UserError(f"--config {file}: cannot be read ({error}); expected the config.json of a run") from None
+            if not isinstance(config, dict) or not {"agent", "settings"} <= set(config):
+                raise UserError(f"--config {file}: expected an object with the keys agent and settings")
+            return config, rest
+    return {}, arguments
+
+
+def _agent(method: str, env: str, config: dict[str, Any]) -> Any:
+    from operant.agent import from_json
+    from operant.envs import registry
+    from operant.methods import build
+
+    # an unknown name is an error before anything heavy starts; Gymnasium's own names are not in the index
+    suite = "" if ":" in env or _in_gymnasium(env) else registry.info(env).suite
+    agent = build(method, suite, env)
+    if config:
+        loaded = from_json(config["agent"])
+        if loaded.registered_name != agent.registered_name:
+            raise UserError(f"--config holds the agent {loaded.registered_name}, but the method is {method}")
+        return loaded
+    return agent
+
+
+def _in_gymnasium(env: str) -> bool:
+    from operant.envs import registry
+
+    if env in registry.names():
+        return False
+    import gymnasium
+
+    return env in gymnasium.registry
+
+
+def _prepare_for_run(path: str) -> None:
+    """Devices as the run had them, so that resuming is exact."""
+    from operant.run.directory import RunDirectory
+
+    made_on = RunDirectory.open(Path(path)).config.get("devices", {})
+    number = made_on.get("number", 1)
+    _prepare_jax("", number if isinstance(number, int) else 1, 1, False, "lanes")
+
+
+def _prepare_jax(device: str, devices: int, seeds: int, swept: bool, shard: str) -> None:
+    """Settings that must be made before JAX starts: platform, CPU devices, the compilation cache."""
+    if device:
+        if device not in ("cpu", "gpu", "tpu"):
+            raise UserError(f"--device is '{device}'; expected cpu, gpu or tpu")
+        os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(device, device)
+    from operant.run.start import prepare
+
+    cores = os.cpu_count() or 1
+    wanted = devices or (cores if seeds > 1 or swept or shard == "envs" else 1)
+    prepare(cpu_devices=wanted)
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise UserError(f"--{name} is {value}; expected at least {low}")
+
+
+def to_json_line(data: dict[str, Any]) -> str:
+    """One line of standard JSON: what is not finite becomes null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [clean(v) for v in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    return json.dumps(clean(data))

@@ -1,0 +1,332 @@
+"""EnvPool's environments inside `jit`: Atari, MuJoCo, DeepMind Control, MiniGrid, Procgen, ViZDoom and many more.
+
+EnvPool steps C++ simulators from a custom call of XLA.  The call does not check what it is given: a float32 buffer
+where float64 is expected reads and writes beyond it.  Here every operand is brought to the exact type and shape of
+the pool's specification and compared with it while tracing, so that a wrong buffer can never be compiled.
+
+Float64 does not exist in JAX's default mode; the calls are traced with 64-bit types enabled, and observations become
+float32 at once.  A pool cannot be copied: its state is a `Host`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.experimental
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from operant.envs import wrappers
+from operant.envs.base import Environment, Host, box, channels_first, check_keys, clear, conform, first_timestep, positive
+from operant.errors import MissingExtra, UserError, check_options
+from operant.types import Box, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, to_native
+
+# What the pool's own configuration must not decide behind the adapter's back: life losses that end episodes would
+# falsify returns, and rewards are clipped here, so that the true score stays known.
+_RESERVED = frozenset(
+    "num_envs batch_size seed env_seed base_path gym_reset_return_info max_num_players max_episode_steps episodic_life "
+    "zero_discount_on_life_loss reward_clip repeat_action_probability stack_num reward_threshold render_mode "
+    "render_env_id env_name task task_name".split()
+)
+_PIXELS = ("from_pixels", "render_width", "render_height", "render_camera_id")
+_NO_LIMIT = np.iinfo(np.int32).max
+
+LEFT_OUT = {"VizdoomCustom-v1": "it needs a scenario file of one's own: use EnvPool directly."}
+
+_SUITES = {"mujoco.gym": "mujoco", "mujoco.dmc": "dmc", "mujoco.robotics": "robotics"}
+
+
+def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environment:
+    """A pool of `num_envs` environments, each with its own seed (int32).
+
+    For every environment: time_limit, num_threads, flatten (a dictionary of vectors becomes one; on for DeepMind
+    Control), the wrappers' options, and what the simulator itself knows.  For Atari, with the field's defaults:
+    frame_stack=4, frame_skip=4, noop_max=30, sticky=0.0, reward_clip=True, life_loss_terminates=False (True: the
+    discount is 0 where a life is lost, while the episode goes on), full_action_space=False.
+    """
+    pool = _import()
+    if name not in pool.registry.specs:
+        raise UserError(f"EnvPool has no environment {name!r}.")
+    config = _config(name)
+    check_options(name, options, valid_options(name))
+    arguments: dict[str, Any] = {}
+    atari = suite(name) == "atari"
+    frame_stack = positive("frame_stack", options.pop("frame_stack", 4 if atari else 1))
+    sticky = options.pop("sticky", 0.0)
+    if not 0.0 <= sticky < 1.0:
+        raise UserError(f"sticky is {sticky}, expected a probability from 0 up to, but not including, 1.")
+    if "stack_num" in config:
+        arguments["stack_num"], frame_stack = frame_stack, 1
+    if "repeat_action_probability" in config:
+        arguments["repeat_action_probability"], sticky = sticky, 0.0
+    if "use_combined_action" in config:
+        arguments["use_combined_action"] = True
+    limit = options.pop("time_limit", None)
+    if limit is not None:
+        arguments["max_episode_steps"] = positive("time_limit", limit)
+    generic = {"frame_stack": frame_stack, "sticky": sticky}
+    generic["reward_clip"] = options.pop("reward_clip", atari)
+    generic["previous_action_reward"] = options.pop("previous_action_reward", False)
+    flatten = options.pop("flatten", suite(name) == "dmc")
+    life_loss = options.pop("life_loss_terminates", False)
+    threads = options.pop("num_threads", min(num_envs, os.cpu_count() or 1))
+    for seed in seeds:
+        if not 0 <= seed < 2**31:
+            raise UserError(f"the seed {seed} is outside of EnvPool's range, 0 to 2**31 - 1.")
+    arguments.update(options, num_envs=num_envs, env_seed=seeds, num_threads=positive("num_threads", threads))
+    return wrappers.wrap(EnvPool(name, arguments, flatten=flatten, life_loss_terminates=life_loss), **generic)
+
+
+def valid_options(name: str) -> set[str]:
+    """The names of all options that `make` takes for this environment."""
+    config = _config(name)
+    valid = {"time_limit", "num_threads", "flatten", *wrappers.OPTIONS, *(set(config) - _RESERVED)}
+    if suite(name) == "atari":
+        valid.add("life_loss_terminates")
+    if _import().registry.specs[name][0].startswith("envpool.mujoco"):
+        valid.update(_PIXELS)
+    return valid
+
+
+def suite(name: str) -> str:
+    """The family of an environment: atari, mujoco, dmc, minigrid, ..."""
+    path = _import().registry.specs[name][0].removeprefix("envpool.")
+    return _SUITES.get(path, path.rpartition(".")[2])
+
+
+def spec_of(name: str) -> Spec:
+    """The Spec of `make(name, 1, [0])`, without starting a simulator."""
+    if name in LEFT_OUT:
+        raise UserError(LEFT_OUT[name])
+    if suite(name) == "atari":
+        layout = _Layout(_spec(name, {"stack_num": 4}), flatten=False)
+    else:
+        arguments = {"use_combined_action": True} if "use_combined_action" in _config(name) else {}
+        layout = _Layout(_spec(name, arguments), flatten=suite(name) == "dmc")
+    return layout.spec(name, 1)
+
+
+class EnvPool:
+    """One pool. `close` ends its use; its memory is freed when the last compiled function that steps it is gone."""
+
+    host = True
+
+    def __init__(self, name: str, arguments: dict[str, Any], *, flatten: bool = False, life_loss_terminates: bool = False):
+        from envpool.python.xla_template import make_xla
+
+        _spec(name, {k: v for k, v in arguments.items() if k != "env_seed"})  # fails with a clear error
+        self._pool = _import().make_gymnasium(name, **arguments)
+        self._layout = _Layout(self._pool.spec, flatten)
+        self.spec: Spec = self._layout.spec(name, self._pool.config["num_envs"])
+        self.num_envs: int = self.spec.num_envs
+        self._life_loss = life_loss_terminates
+        self._closed = False
+        # Outside of this context the call would be declared with 32-bit types, whatever the simulator writes.
+        with jax.enable_x64(True):
+            self._handle, self._recv, self._send = make_xla(self._pool)
+
+    def reset(self, keys: Key[Array, "B"]) -> tuple[Host, Timestep]:
+        """Begin new episodes. The simulators go on with their own generators: `keys` are not used."""
+        self._open()
+        check_keys(keys, self.num_envs)
+        # The handle that comes back makes the first `recv` wait for the resets to be on their way.
+        handle = jax.ShapeDtypeStruct(self._handle.shape, self._handle.dtype)
+        handle = jax.experimental.io_callback(self._begin, handle, ordered=True)
+        handle, out = self._receive(handle)
+        timestep = first_timestep(self.spec, self._layout.observe(out), self._layout.mask(out))
+        return Host(handle, out.get("info:lives", ())), timestep
+
+    def _begin(self) -> np.ndarray:
+        self._pool.async_reset()
+        return np.asarray(self._handle)
+
+    def step(self, state: Host, action: PyTree) -> tuple[Host, Timestep]:
+        """One step of every simulator, in the order of `env_index`."""
+        self._open()
+        action = conform(action, self.spec.action, "action")
+        native = self._layout.native_action(to_native(action, self.spec.action))
+        ids = jnp.arange(self.num_envs, dtype=jnp.int32)
+        with jax.enable_x64(True):
+            operands = []
+            for key, declared in self._layout.actions.items():
+                x = ids if key in ("env_id", "players.env_id") else jax.lax.convert_element_type(native, declared.dtype)
+                operands.append(_exactly(x, declared, self.num_envs, key))
+            handle = self._send(state.handle, *operands)
+        handle, out = self._receive(handle)
+        first = out["elapsed_step"] == 0
+        last, live = out["done"] & ~first, ~first
+        # At a time limit EnvPool sets `trunc`, and in most suites a discount of 0, which is not to be believed; without
+        # `trunc`, DeepMind Control ends some episodes with a discount of 1.
+        terminated = last & ~out["trunc"] & (out["discount"] == 0)
+        if "info:terminated" in out:
+            terminated = terminated | (last & (out["info:terminated"] != 0))
+        discount = 1.0 - terminated.astype(jnp.float32)
+        lives = out.get("info:lives", ())
+        if self._life_loss:
+            discount = jnp.where(live & (lives < state.memory), 0.0, discount)
+        # The reward of a first step is whatever the memory held.
+        score = jnp.where(live, out.get("info:reward", out["reward"]), 0.0)
+        timestep = Timestep(
+            observation=self._layout.observe(out),
+            reward=score,
+            discount=discount,
+            first=first,
+            last=last,
+            score=score,
+            previous_action=clear(first, action),
+            action_mask=self._layout.mask(out),
+            env_index=ids,
+        )
+        return Host(handle, lives), timestep
+
+    def _receive(self, handle: Array) -> tuple[Array, dict[str, Array]]:
+        """The simulators' outputs by name, 64-bit numbers cut to 32, in the order of the environments."""
+        with jax.enable_x64(True):
+            handle, *values = self._recv(handle)
+            out = dict(zip(self._pool._state_keys, values, strict=True))
+            short = {np.dtype("float64"): jnp.float32, np.dtype("int64"): jnp.int32}
+            out = {k: jax.lax.convert_element_type(v, short.get(v.dtype, v.dtype)) for k, v in out.items()}
+        return handle, out
+
+    def _open(self) -> None:
+        if self._closed:
+            raise UserError(f"{self.spec.name} was closed: make it again.")
+
+    def close(self) -> None:
+        """No new call can be traced after this. (Freeing the pool at once would pull memory from compiled calls.)"""
+        self._closed = True
+
+
+@dataclasses.dataclass
+class _Layout:
+    """How the outputs and inputs of a pool correspond to our spaces."""
+
+    pool_spec: Any
+    flatten: bool
+
+    def __post_init__(self):
+        state, self.actions = self.pool_spec.state_array_spec, self.pool_spec.action_array_spec
+        config = self.pool_spec.config._asdict()
+        self.time_limit = None if config["max_episode_steps"] >= _NO_LIMIT else int(config["max_episode_steps"])
+        own = [k for k in self.actions if k not in ("env_id", "players.env_id")]
+        if config.get("max_num_players", 1) > 1 or own != ["action"]:
+            raise UserError("it has several players, and Operant's agents act alone.")
+        self.action, self.action_low = _action_space(self.actions["action"])
+        self.mask_key = None
+        for key in ("obs:action_mask", "info:action_mask", "info:legal_action_mask"):
+            if key in state and isinstance(self.action, Discrete) and _shape(state[key]) == (self.action.n,):
+                self.mask_key = key
+        # An agent gets the mask with the timestep, not inside the observation.
+        self.observed = [k for k in state if (k == "obs" or k.startswith("obs:")) and k != self.mask_key]
+        self.spaces = {k: _observation_space(state[k]) for k in self.observed}
+        self.flatten = self.flatten and all(
+            isinstance(s, Box) and s.dtype == "float32" and len(s.shape) < 2 for s, _ in self.spaces.values()
+        )
+
+    def spec(self, name: str, num_envs: int) -> Spec:
+        spaces = [space for space, _ in self.spaces.values()]
+        if len(spaces) == 1:
+            observation: Space = spaces[0]
+        elif self.flatten:
+            observation = Box((sum(int(np.prod(s.shape)) for s in spaces),))
+        else:
+            observation = Dict(tuple((k.removeprefix("obs:"), s) for k, (s, _) in self.spaces.items()))
+        return Spec(
+            observation=observation,
+            action=self.action,
+            num_envs=num_envs,
+            time_limit=self.time_limit,
+            action_mask=self.mask_key is not None,
+            name=name,
+        )
+
+    def observe(self, out: dict[str, Array]) -> PyTree:
+        parts = {}
+        for key, (space, transform) in self.spaces.items():
+            x = transform(out[key])
+            parts[key.removeprefix("obs:")] = x.reshape(x.shape[0], *space.shape).astype(space.dtype)
+        if len(parts) == 1:
+            return next(iter(parts.values()))
+        if self.flatten:
+            return jnp.concatenate([x.reshape(x.shape[0], -1) for x in parts.values()], -1)
+        return parts
+
+    def mask(self, out: dict[str, Array]) -> Array | None:
+        return None if self.mask_key is None else out[self.mask_key].astype(bool)
+
+    def native_action(self, action: Array) -> Array:
+        return action if isinstance(self.action, Box) else action + self.action_low
+
+
+def _shape(declared: Any) -> tuple[int, ...]:
+    """The shape of one environment's array. A leading -1 counts players, of whom there is one."""
+    shape = tuple(int(n) for n in declared.shape)
+    return shape[1:] if shape and shape[0] == -1 else shape
+
+
+def _bounds(declared: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Declared bounds. A type's smallest *positive* number as the lower bound means that nothing was declared."""
+    low, high = np.asarray(declared.minimum, np.float64), np.asarray(declared.maximum, np.float64)
+    if np.all(high - low >= 2.0**32 - 1):
+        return np.asarray(-np.inf), np.asarray(np.inf)
+    tiny = [float(np.finfo(t).tiny) for t in (np.float32, np.float64)]
+    return np.where(np.isin(low, tiny), -np.inf, low), high
+
+
+def _action_space(declared: Any) -> tuple[Space, Any]:
+    """Our action space, and what is added to an integer action to get the simulator's."""
+    shape, (low, high) = _shape(declared), _bounds(declared)
+    if not (np.issubdtype(declared.dtype, np.integer) or declared.is_discrete):
+        return box(shape, "float32", low, high), 0
+    sizes = np.broadcast_to(high - low + 1, shape)
+    if sizes.ndim == 0:
+        return Discrete(int(sizes)), int(low)
+    if sizes.ndim > 1:
+        raise UserError("its actions are tables of integers, which no action space here describes.")
+    return MultiDiscrete(tuple(int(n) for n in sizes)), np.broadcast_to(low, shape).astype(np.int32)
+
+
+def _observation_space(declared: Any) -> tuple[Space, Any]:
+    """Our space for one observed array, and the function that brings [B, ...] outputs into it."""
+    shape, dtype = _shape(declared), np.dtype(declared.dtype)
+    low, high = _bounds(declared)
+    if dtype == np.uint8:
+        if channels_first(shape, dtype):
+            return Box((*shape[1:], shape[0]), "uint8", 0.0, 255.0), lambda x: jnp.moveaxis(x, 1, -1)
+        return Box(shape, "uint8", 0.0, 255.0), lambda x: x
+    if np.issubdtype(dtype, np.integer) and shape == () and np.all(high - low < 2**16):
+        return Discrete(int(high - low + 1)), lambda x: x - int(low)
+    return box(shape, "float32", *((0.0, 1.0) if dtype == bool else (low, high))), lambda x: x
+
+
+def _exactly(x: Array, declared: Any, num_envs: int, key: str) -> Array:
+    """`x`, if it is exactly what the simulator will read from memory; TypeError while tracing otherwise."""
+    expected = jax.ShapeDtypeStruct((num_envs, *_shape(declared)), np.dtype(declared.dtype))
+    if x.shape != expected.shape or x.dtype != expected.dtype:
+        raise TypeError(f"EnvPool's {key!r} must be {expected.dtype}{expected.shape}, got {x.dtype}{x.shape}")
+    return x
+
+
+def _import() -> Any:
+    try:
+        import envpool
+        import envpool.registration
+    except ImportError as error:
+        raise MissingExtra("EnvPool", "envpool") from error
+    return envpool.registration
+
+
+def _spec(name: str, arguments: dict[str, Any]) -> Any:
+    """EnvPool's own specification; whatever it objects to becomes a UserError."""
+    try:
+        return _import().make_spec(name, **arguments)
+    except (ImportError, RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"EnvPool cannot make {name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _config(name: str) -> dict[str, Any]:
+    return _spec(name, {}).config._asdict()

@@ -1,0 +1,383 @@
+"""Any Gymnasium environment, called from `jit`: slow beside the others, but there is one for everything.
+
+An environment may raise, hang or crash. One that raises is made again: the broken episode ends without a `last`, and
+the next timestep is a `first`, so that the step between is no experience. One that hangs beyond `step_timeout`, or
+takes its worker process down, costs the whole batch its episodes: all are made again. `failures` counts both; beyond
+`max_failures` the run ends with EnvironmentFailure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import multiprocessing
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import jax
+import jax.experimental
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from jaxtyping import Array, Key
+
+from operant.envs import wrappers
+from operant.envs.base import Environment, Host, box, channels_first, check_keys, clear, conform, first_timestep, positive
+from operant.envs.guard import FAILED, Guarded
+from operant.errors import EnvironmentFailure, UserError, check_options
+from operant.types import Box, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, to_native
+
+_START_TIMEOUT = 120.0  # seconds to make and reset a batch: imports and assets take their time
+_OPTIONS = ("asynchronous", "max_failures", "step_timeout", "time_limit")
+
+
+def make(name: Any, num_envs: int, seeds: list[int], *, label: str = "", **options: Any) -> Environment:
+    """A batch of Gymnasium environments: a registered id, a class or callable that returns one, or (alone) an instance.
+
+    time_limit    steps, instead of the registered limit
+    asynchronous  each environment in a process of its own (False)
+    step_timeout  seconds that a step of the batch may take (60)
+    max_failures  failures before the run is given up (10)
+    and the wrappers' options; all others go to the environment's constructor.
+    """
+    own = {option: options.pop(option) for option in _OPTIONS if option in options}
+    generic = {option: options.pop(option) for option in wrappers.OPTIONS if option in options}
+    limit = own.pop("time_limit", None)
+    build, known_limit = _builder(name, options, None if limit is None else positive("time_limit", limit), num_envs)
+    title = label or (name if isinstance(name, str) else getattr(name, "__name__", type(name).__name__))
+    return wrappers.wrap(Gym(title, build, num_envs, seeds, time_limit=limit or known_limit, **own), **generic)
+
+
+def _builder(
+    thing: Any, options: dict[str, Any], limit: int | None, num_envs: int
+) -> tuple[Callable[[], gymnasium.Env], int | None]:
+    """A function that makes one environment, and its registered time limit."""
+    if isinstance(thing, str):
+        try:
+            registered = gymnasium.spec(thing)
+        except (gymnasium.error.Error, ImportError) as error:
+            raise UserError(f"Gymnasium cannot make {thing!r}: {error}") from error
+        known = {} if limit is None else {"max_episode_steps": limit}
+        # The entry itself, not its name: worker processes have not run the code that registered it.
+        build = functools.partial(gymnasium.make, registered, disable_env_checker=True, **known, **options)
+        return build, registered.max_episode_steps
+    if isinstance(thing, gymnasium.Env):
+        if num_envs != 1 or options:
+            raise UserError("one Gymnasium instance makes one environment: hand over a callable that returns a new one.")
+        build = functools.partial(_same, thing)
+    else:
+        if inspect.isclass(thing):
+            takes = inspect.signature(thing).parameters
+            if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+                check_options(thing.__name__, options, (*takes, *_OPTIONS, *wrappers.OPTIONS))
+        build = functools.partial(thing, **options)
+    if limit is not None:
+        build = functools.partial(_limited, build, limit)
+    return build, None
+
+
+def _same(env: gymnasium.Env) -> gymnasium.Env:
+    return env
+
+
+def _limited(build: Callable[[], gymnasium.Env], limit: int) -> gymnasium.Env:
+    return gymnasium.wrappers.TimeLimit(build(), limit)
+
+
+class Gym:
+    """A batch of Gymnasium environments. `failures` counts those that raised, hung or crashed.
+
+    `error` holds the EnvironmentFailure that ended the run, if one did: what surfaces from `jit` is wrapped in an
+    exception of JAX's.
+    """
+
+    host = True
+
+    def __init__(
+        self,
+        name: str,
+        build: Callable[[], gymnasium.Env],
+        num_envs: int,
+        seeds: list[int],
+        *,
+        time_limit: int | None = None,
+        asynchronous: bool = False,
+        step_timeout: float = 60.0,
+        max_failures: int = 10,
+    ):
+        if step_timeout <= 0 or max_failures < 0:
+            raise UserError(f"expected step_timeout > 0 and max_failures >= 0, got {step_timeout} and {max_failures}.")
+        self.num_envs, self.failures, self.error = num_envs, 0, None
+        self._name, self._build, self._seeds, self._asynchronous = name, build, list(seeds), asynchronous
+        self._step_timeout, self._max_failures = step_timeout, max_failures
+        self._calls, self._started, self._closed, self._reason = 0, False, False, ""
+        self._over = np.zeros(num_envs, bool)
+        self._vector: Any = None
+        self._thread = _Thread()
+        observation, info = self._start_or_fail()
+        self._observation, self._action = self._vector.single_observation_space, self._vector.single_action_space
+        mask = "action_mask" in info and isinstance(self._action, gymnasium.spaces.Discrete)
+        self.spec = Spec(
+            observation=_space(self._observation),
+            action=_space(self._action, acting=True),
+            num_envs=num_envs,
+            time_limit=time_limit,
+            action_mask=mask,
+            name=name,
+        )
+        self._fresh: Any = (observation, info)
+        example = self._pack(observation, np.zeros(num_envs), *[np.zeros(num_envs, bool)] * 3, info)
+        self._shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
+
+    # ------------------------------------------------------------------------------------------------ inside jit
+    def reset(self, keys: Key[Array, "B"]) -> tuple[Host, Timestep]:
+        """Begin new episodes. The environments go on with their own generators: `keys` are not used."""
+        check_keys(keys, self.num_envs)
+        out = jax.experimental.io_callback(self._host_reset, self._shapes, ordered=True)
+        return Host(out["handle"]), first_timestep(self.spec, out["observation"], out["action_mask"])
+
+    def step(self, state: Host, action: PyTree) -> tuple[Host, Timestep]:
+        """One step of every environment, or the first observation of its next episode."""
+        action = conform(action, self.spec.action, "action")
+        native = to_native(action, self.spec.action)
+        out = jax.experimental.io_callback(self._host_step, self._shapes, state.handle, native, ordered=True)
+        timestep = Timestep(
+            observation=out["observation"],
+            reward=out["reward"],
+            discount=1.0 - out["terminated"].astype("float32"),
+            first=out["first"],
+            last=out["terminated"] | out["truncated"],
+            score=out["reward"],
+            previous_action=clear(out["first"], action),
+            action_mask=out["action_mask"],
+            env_index=np.arange(self.num_envs, dtype=np.int32) + 0 * out["handle"],
+        )
+        return Host(out["handle"]), timestep
+
+    # ---------------------------------------------------------------------------------------------- on the host
+    def _host_reset(self) -> dict[str, Any]:
+        self._usable()
+        if self._fresh is None:
+            try:
+                self._fresh = self._thread.call(self._vector.reset, self._step_timeout)
+            except Exception as error:
+                self._fresh = self._start_again(error)
+        (observation, info), self._fresh = self._fresh, None
+        self._over = np.zeros(self.num_envs, bool)
+        self._count(info)
+        none = np.zeros(self.num_envs, bool)
+        return self._pack(observation, np.zeros(self.num_envs), none, none, ~none, info)
+
+    def _host_step(self, handle: Any, action: Any) -> dict[str, Any]:
+        self._usable()
+        self._fresh = None
+        native = _native(jax.tree.map(np.asarray, action), self._action)
+        try:
+            observation, reward, terminated, truncated, info = self._thread.call(
+                functools.partial(self._vector.step, native), self._step_timeout
+            )
+        except Exception as error:
+            observation, info = self._start_again(error)
+            return self._host_first(observation, info)
+        first = self._over | self._count(info)
+        reward = np.where(first, 0.0, reward)
+        terminated, truncated = terminated & ~first, truncated & ~first & ~terminated
+        self._over = terminated | truncated
+        return self._pack(observation, reward, terminated, truncated, first, info)
+
+    def _host_first(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        self._over = np.zeros(self.num_envs, bool)
+        none = np.zeros(self.num_envs, bool)
+        return self._pack(observation, np.zeros(self.num_envs), none, none, ~none, info)
+
+    def _pack(self, observation, reward, terminated, truncated, first, info) -> dict[str, Any]:
+        self._calls += 1
+        mask = None
+        if self.spec.action_mask:
+            mask = np.ones((self.num_envs, self.spec.action.n), bool)
+            if "action_mask" in info:
+                given = np.asarray(info.get("_action_mask", np.ones(self.num_envs, bool)))
+                mask[given] = np.stack([np.asarray(m, bool) for m in info["action_mask"][given]])
+        return {
+            "handle": np.int32(self._calls % 2**31),
+            "observation": _observe(observation, self._observation),
+            "reward": np.asarray(reward, np.float32),
+            "terminated": np.asarray(terminated, bool),
+            "truncated": np.asarray(truncated, bool),
+            "first": np.asarray(first, bool),
+            "action_mask": mask,
+        }
+
+    # -------------------------------------------------------------------------------------------------- failures
+    def _count(self, info: dict[str, Any]) -> np.ndarray:
+        """Which environments failed at this step [B]; counts them, and gives up when they are too many."""
+        texts = [str(text or "") for text in info.get(FAILED, [""] * self.num_envs)]
+        failed = np.array([bool(text) for text in texts])
+        if failed.any():
+            self.failures += int(failed.sum())
+            self._reason = next(text for text in texts if text)
+            self._bound()
+        return failed
+
+    def _bound(self) -> None:
+        if self.failures > self._max_failures:
+            self.error = EnvironmentFailure(
+                f"{self._name} failed {self.failures} times (max_failures={self._max_failures}), the last time with "
+                f"{self._reason}: mend the environment, or allow more failures."
+            )
+            raise self.error
+
+    def _usable(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self._closed:
+            raise UserError(f"{self._name} was closed: make it again.")
+
+    def _start_or_fail(self) -> tuple[Any, dict[str, Any]]:
+        try:
+            return self._thread.call(self._start, _START_TIMEOUT)
+        except Exception as error:
+            self._discard()
+            raise UserError(f"{self._name} cannot be made: {type(error).__name__}: {error}") from error
+
+    def _start_again(self, error: Exception) -> tuple[Any, dict[str, Any]]:
+        """A new batch in place of one that hung, crashed or could not go on. Every episode is lost."""
+        while True:
+            self.failures += 1
+            hung = isinstance(error, (TimeoutError, multiprocessing.TimeoutError))
+            self._reason = f"no answer within {self._step_timeout:g} s" if hung else f"{type(error).__name__}: {error}"
+            self._discard()
+            self._bound()
+            self._seeds = [(seed + 7_368_787) % 2**31 for seed in self._seeds]
+            self._thread = _Thread()
+            try:
+                observation, info = self._thread.call(self._start, _START_TIMEOUT)
+            except Exception as another:
+                error = another
+                continue
+            self._count(info)
+            return observation, info
+
+    def _start(self) -> tuple[Any, dict[str, Any]]:
+        makers = [functools.partial(Guarded, self._build, seed) for seed in self._seeds]
+        if self._asynchronous:
+            # Never fork: JAX has threads. A fork server starts fastest where there is one.
+            methods = multiprocessing.get_all_start_methods()
+            context = "forkserver" if "forkserver" in methods else "spawn"
+            self._vector = AsyncVectorEnv(makers, context=context, autoreset_mode=AutoresetMode.NEXT_STEP)
+        else:
+            self._vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
+        return self._vector.reset(seed=self._seeds)
+
+    def _discard(self) -> None:
+        """Drop the batch, without waiting for anything that may hang."""
+        vector, self._vector = self._vector, None
+        if vector is None:
+            return
+        vector.closed = True
+        if isinstance(vector, AsyncVectorEnv):
+            for process in vector.processes:
+                process.kill()
+            for pipe in vector.parent_pipes:
+                with contextlib.suppress(OSError):  # it may have been closed by the crash
+                    pipe.close()
+
+    def close(self) -> None:
+        """Close the environments; worker processes end."""
+        if self._closed:
+            return
+        self._closed = True
+        vector = self._vector
+        if vector is not None:
+            try:
+                self._thread.call(vector.close, self._step_timeout)
+            except Exception:
+                self._discard()
+        self._thread.stop()
+
+
+class _Thread:
+    """A daemon thread that owns the environments, so that a call that hangs can be given up."""
+
+    def __init__(self):
+        self._tasks: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="operant-gym", daemon=True).start()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            function, answer = task
+            try:
+                answer.put((True, function()))
+            except Exception as error:
+                answer.put((False, error))
+
+    def call(self, function: Callable[[], Any], timeout: float) -> Any:
+        answer: queue.SimpleQueue = queue.SimpleQueue()
+        self._tasks.put((function, answer))
+        try:
+            fine, value = answer.get(timeout=timeout)
+        except queue.Empty:
+            self.stop()
+            raise TimeoutError(f"no answer within {timeout:g} s") from None
+        if not fine:
+            raise value
+        return value
+
+    def stop(self) -> None:
+        self._tasks.put(None)
+
+
+# ------------------------------------------------------------------------------------------------------------ spaces
+def _space(space: gymnasium.Space, acting: bool = False) -> Space:
+    """A Gymnasium space in our words; UserError for those that agents cannot handle."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return Discrete(int(space.n))
+    if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1 and acting:
+        return MultiDiscrete(tuple(int(n) for n in space.nvec))
+    if isinstance(space, gymnasium.spaces.MultiBinary) and len(space.shape) == 1 and acting:
+        return MultiDiscrete((2,) * int(space.shape[0]))
+    if isinstance(space, gymnasium.spaces.Dict) and not acting:
+        return Dict(tuple((name, _space(sub)) for name, sub in space.spaces.items()))
+    if isinstance(space, (gymnasium.spaces.MultiDiscrete, gymnasium.spaces.MultiBinary)) and not acting:
+        high = space.nvec - 1.0 if isinstance(space, gymnasium.spaces.MultiDiscrete) else 1.0
+        return box(space.shape, "float32", 0.0, high)
+    if isinstance(space, gymnasium.spaces.Box):
+        if acting and np.issubdtype(space.dtype, np.integer):
+            low, high = space.low.astype(int).ravel(), space.high.astype(int).ravel()
+            return MultiDiscrete(tuple(int(n) for n in high - low + 1))
+        if channels_first(space.shape, space.dtype):
+            return Box((*space.shape[1:], space.shape[0]), "uint8", 0.0, 255.0)
+        if space.dtype == np.uint8:
+            return Box(space.shape, "uint8", 0.0, 255.0)
+        return box(space.shape, "float32", space.low, space.high)
+    kind = "action" if acting else "observation"
+    raise UserError(f"the {kind} space {type(space).__name__} is not supported: wrap the environment to give arrays.")
+
+
+def _observe(value: Any, space: gymnasium.Space) -> PyTree:
+    """A batch of native observations [B, ...] as members of `_space(space)`."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        return {name: _observe(value[name], sub) for name, sub in space.spaces.items()}
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return (np.asarray(value) - space.start).astype(np.int32)
+    value = np.asarray(value)
+    if space.dtype == np.uint8 and isinstance(space, gymnasium.spaces.Box):
+        return np.moveaxis(value, 1, -1) if channels_first(space.shape, space.dtype) else value.astype(np.uint8)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        value = value - space.start
+    return value.astype(np.float32)
+
+
+def _native(action: np.ndarray, space: gymnasium.Space) -> np.ndarray:
+    """Actions [B, ...] in the type that the environment expects."""
+    if isinstance(space, (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)):
+        return (action + space.start).astype(space.dtype)
+    if isinstance(space, gymnasium.spaces.Box):
+        if np.issubdtype(space.dtype, np.integer):
+            return (action.reshape(-1, *space.shape) + space.low).astype(space.dtype)
+        # Stretching in float32 may land a last bit outside of the bounds.
+        return np.clip(action.astype(space.dtype), space.low, space.high)
+    return action.astype(space.dtype)

@@ -1,0 +1,104 @@
+"""Gymnax's environments: classic control, MinAtar, bsuite and small worlds, in JAX.
+
+Terminations are Gymnax's own (`step_env`), time limits its `max_steps_in_episode`; where both fall on one step it is a
+termination. What differs from the originals: MinAtar here has no sticky actions (the paper's 0.1: `sticky=0.1`), has a
+time limit of 1000 steps (2500 in Freeway, where it replaces the game's own clock, so that it is no termination), and
+minimal action sets; difficulty ramping is on, as in the paper. `MNISTBandit-bsuite` downloads a data set when it is
+made, and is left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from typing import Any
+
+import gymnax
+import jax
+import jax.numpy as jnp
+
+from operant.envs import wrappers
+from operant.envs.base import Environment, batched, box, positive
+from operant.errors import UserError, check_options
+from operant.types import Dict, Discrete, PyTree, Space
+
+LEFT_OUT = {"MNISTBandit-bsuite": "Gymnax downloads the MNIST data set when it is made."}
+
+
+def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environment:
+    """Options: `time_limit`, the wrappers', and those of the environment's constructor and parameters."""
+    if name not in gymnax.registered_envs or name in LEFT_OUT:
+        raise UserError(f"Gymnax has no environment {name!r}." if name not in LEFT_OUT else LEFT_OUT[name])
+    constructor, parameters = _valid(name)
+    check_options(name, options, (*constructor, *parameters, *wrappers.OPTIONS, "time_limit"))
+    limit = options.pop("time_limit", None)
+    own = {option: options.pop(option) for option in list(options) if option not in wrappers.OPTIONS}
+    for option, value in own.items():
+        if not isinstance(value, (bool, int, float, str)):
+            raise UserError(f"{name}: {option} is a {type(value).__name__}, expected a number, a flag or a text.")
+    if limit is not None:
+        own["max_steps_in_episode"] = positive("time_limit", limit)
+    world = GymnaxWorld(name, tuple(sorted(own.items())))
+    return wrappers.wrap(batched(world, num_envs, name=name), **options)
+
+
+@functools.cache
+def _valid(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    env, params = gymnax.make(name)
+    constructor = tuple(p for p in inspect.signature(type(env)).parameters if p not in ("args", "kwargs"))
+    return constructor, tuple(f.name for f in dataclasses.fields(params) if f.name != "max_steps_in_episode")
+
+
+@functools.cache
+def _build(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
+    constructor, _ = _valid(name)
+    env, params = gymnax.make(name, **{k: v for k, v in options if k in constructor})
+    return env, params.replace(**{k: v for k, v in options if k not in constructor})
+
+
+@dataclasses.dataclass(frozen=True)
+class GymnaxWorld:
+    """One Gymnax environment as a functional world; equal names and options are equal worlds."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def observation(self) -> Space:
+        env, params = _build(self.name, self.options)
+        shape = jax.eval_shape(lambda key: env.reset_env(key, params)[0], jax.random.key(0))
+        return _space(env.observation_space(params), shape)
+
+    @property
+    def action(self) -> Space:
+        env, params = _build(self.name, self.options)
+        return _space(env.action_space(params), None)
+
+    @property
+    def time_limit(self) -> int | None:
+        _, params = _build(self.name, self.options)
+        return int(params.max_steps_in_episode)
+
+    def reset(self, key: jax.Array) -> tuple[PyTree, PyTree]:
+        env, params = _build(self.name, self.options)
+        observation, state = env.reset_env(key, params)
+        # Some states begin as Python numbers, which a scan could not carry.
+        return jax.tree.map(jnp.asarray, state), observation
+
+    def step(self, key: jax.Array, state: PyTree, action: PyTree) -> tuple:
+        env, params = _build(self.name, self.options)
+        observation, after, reward, terminated, _ = env.step_env(key, state, action, params)
+        after = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), after, state)
+        return after, observation, reward, terminated, env.is_truncated(after, params)
+
+
+def _space(space: Any, example: Any) -> Space:
+    # The shapes and kinds that environments return are believed, where their declared spaces differ.
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return Discrete(int(space.n))
+    if kind == "Dict":
+        return Dict(tuple((k, _space(v, None if example is None else example[k])) for k, v in space.spaces.items()))
+    shape = tuple(space.shape if example is None else example.shape)
+    return box(shape, "float32", space.low, space.high)

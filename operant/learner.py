@@ -1,0 +1,195 @@
+"""Learners: what the runner runs.  `init(keys) -> run_state`, `update(run_state) -> run_state, metrics`, both jittable.
+
+`Online` is the usual one: act in environments, hand the experience to memory or straight to the agent, learn.  All of
+a run is in its `RunState`, one pytree: save it, load it, and go on bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from operant.agent import tree_names
+from operant.ops import parallel
+from operant.rollout import LANE_AXES, Stage, begin, environment_keys, rollout
+from operant.types import Batch, PyTree, Spec, struct
+
+
+@struct
+class Health:
+    """Which lanes are alive, and, for those that are not, where the first NaN or infinity stood.
+
+    frozen_at   the update at which the lane froze, -1 while it lives
+    culprit     index into `Online.suspects()`, the tensors in the order in which they are looked at
+    """
+
+    frozen_at: Int[Array, "K"]
+    culprit: Int[Array, "K"]
+
+    @property
+    def alive(self) -> Bool[Array, "K"]:
+        return self.frozen_at < 0
+
+
+@struct
+class RunState:
+    """The whole of a run. Leading axis [K] (lanes) everywhere but in the environments' state, which is [K*B]."""
+
+    agent: Any
+    state: PyTree
+    memory: PyTree
+    stage: Stage
+    key: PRNGKeyArray
+    health: Health
+    steps: Int[Array, "K"]
+    updates: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Online:
+    """K lanes of one agent (its dials may differ by lane), learning while they act in `env` (K*B environments)."""
+
+    env: Any
+    spec: Spec
+    lanes: int
+
+    def init(self, agents: Any, keys: PRNGKeyArray) -> RunState:
+        """agents: dials [K]; keys: [K], one per lane, from which everything random in that lane comes."""
+        init_key, env_key, run_key = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+        width = self.env.num_envs // self.lanes
+        states = jax.vmap(lambda agent, key: agent.init(key, self.spec))(agents, init_key)
+        env_keys = jax.vmap(lambda key: environment_keys(key, width))(env_key).reshape(-1)
+        stage = begin(agents, states, self.env, env_keys, self.lanes)
+        memory = ()
+        if agents.memory is not None:
+            memory = jax.vmap(lambda m: m.init(self.spec))(agents.memory)
+        health = Health(jnp.full((self.lanes,), -1, jnp.int32), jnp.full((self.lanes,), -1, jnp.int32))
+        steps = jnp.zeros((self.lanes,), jnp.int32)
+        return RunState(agents, states, memory, stage, run_key, health, steps, jnp.zeros((), jnp.int32))
+
+    def update(self, run: RunState) -> tuple[RunState, dict[str, Float[Array, "K"]]]:
+        """One rollout and the learning that follows it. Metrics are one number per lane."""
+        keys = jax.vmap(lambda key: jax.random.split(key, 3))(run.key)
+        act_keys = jax.vmap(parallel.local_key)(keys[:, 1])
+        stage, batch = rollout(run.agent, run.state, self.env, run.stage, act_keys, run.agent.rollout_length)
+        if run.agent.memory is None:
+            memory = run.memory
+            state, metrics, _ = jax.vmap(lambda a, s, b, k: a.learn(s, b, k), in_axes=(0, 0, LANE_AXES, 0))(
+                run.agent, run.state, batch, keys[:, 2]
+            )
+        else:
+            memory, state, metrics = self._learn_from_memory(run, batch, keys[:, 2])
+        state, health = self._keep_sound(run, batch, state, metrics)
+        going = self.going(run)
+        new_steps = parallel.psum(batch.valid.sum((0, 2))).astype(jnp.int32) * going
+        metrics = {**metrics, "learning": (going & health.alive).astype(jnp.float32)}
+        run = run.replace(
+            state=state,
+            memory=memory,
+            stage=stage,
+            key=keys[:, 0],
+            health=health,
+            steps=run.steps + new_steps,
+            updates=run.updates + 1,
+        )
+        return run, metrics
+
+    def going(self, run: RunState) -> Bool[Array, "K"]:
+        """Lanes whose planned length is not reached. The others stand still at the update that reached it, so that a
+        run's end does not depend on how its updates were grouped."""
+        if not self.spec.total_steps:
+            return jnp.ones((self.lanes,), bool)
+        return run.steps < self.spec.total_steps
+
+    def _learn_from_memory(self, run: RunState, batch: Batch, keys: PRNGKeyArray):
+        """Stores the rollout, then samples and learns `updates_per_rollout` times once the memory is ready."""
+
+        def store(agent, memory, batch):
+            return agent.memory.add(memory, batch)
+
+        stored = jax.vmap(store, in_axes=(0, 0, LANE_AXES))(run.agent, run.memory, batch)
+
+        def once(carried, keys):
+            def lane(agent, memory, state, key):
+                sample_key, learn_key = jax.random.split(key)
+                sample = agent.memory.sample(memory, sample_key)
+                state, metrics, feedback = agent.learn(state, sample, learn_key)
+                return agent.memory.update(memory, feedback), state, metrics
+
+            memory, state, metrics = jax.vmap(lane)(run.agent, *carried, keys)
+            return (memory, state), metrics
+
+        def learn(carried):
+            number = run.agent.memory.updates_per_rollout
+            each = jnp.swapaxes(jax.vmap(lambda key: jax.random.split(key, number))(keys), 0, 1)
+            (memory, state), metrics = jax.lax.scan(once, carried, each)
+            return memory, state, jax.tree.map(lambda x: x.mean(0), metrics)
+
+        shapes = jax.eval_shape(learn, (stored, run.state))[2]
+
+        def wait(carried):
+            # NaN would read as a failure: nothing was learned yet, so the metrics are zero
+            return *carried, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        # all lanes insert equally many rows, so one real branch serves them all
+        ready = jax.vmap(lambda agent, memory: agent.memory.ready(memory))(run.agent, stored).all()
+        return jax.lax.cond(ready, learn, wait, (stored, run.state))
+
+    # ------------------------------------------------------------------------------------------------ NaN and infinity
+    def suspects(self, run: RunState) -> list[str]:
+        """Names of the tensors that are looked at for NaN and infinity, in the order of blame."""
+        names = ["environment observation", "environment reward"]
+        return names + ["learned " + name for name in tree_names(_floats(run.state))]
+
+    def _keep_sound(self, run: RunState, batch: Batch, state: PyTree, metrics: dict) -> tuple[PyTree, Health]:
+        """Keeps the old state of every lane whose update brought a NaN or an infinity, for good, and of finished lanes.
+
+        Frozen lanes still act (their environments cannot be left out of the fold), with their last finite state.
+        """
+
+        def per_lane(x, lane_axis=0):
+            return jnp.moveaxis(x, lane_axis, 0).reshape(self.lanes, -1)
+
+        observations = [x for x in jax.tree.leaves(batch.observation) if jnp.issubdtype(x.dtype, jnp.floating)]
+        groups = [[(x, 1) for x in observations], [(batch.reward, 1)]]
+        groups += [[(x, 0)] for x in jax.tree.leaves(_floats(state))]
+
+        # a sum is finite only if every term is (finite terms that overflow are past saving too): one cheap reduction
+        # per tensor; a metric that is not finite counts against the parameters it was computed with
+        def sound(group):
+            return sum((per_lane(x, axis).sum(1) for x, axis in group), jnp.zeros(self.lanes))
+
+        totals = jnp.stack([parallel.psum(sound(group)) for group in groups])
+        finite = jnp.isfinite(totals)
+        metrics_finite = jnp.isfinite(sum(metrics.values(), jnp.zeros(self.lanes)))
+        ok = finite.all(0) & metrics_finite
+        newly = run.health.alive & self.going(run) & ~ok
+        # only a metric was bad: the loss overflowed but its update did not, so blame what was learned
+        culprit = jnp.where(finite.all(0), len(groups), jnp.argmin(finite, axis=0)).astype(jnp.int32)
+        health = Health(
+            jnp.where(newly, run.updates, run.health.frozen_at), jnp.where(newly, culprit, run.health.culprit)
+        )
+        keep = health.alive & self.going(run)
+        select = lambda new, old: jnp.where(keep.reshape(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: E731
+        return jax.tree.map(select, state, run.state), health
+
+    def diagnose(self, run: RunState) -> list[str]:
+        """One line for each frozen lane: which, when, and the tensor."""
+        names = [*self.suspects(run), "loss or another metric"]
+        frozen_at, culprit = np.asarray(run.health.frozen_at), np.asarray(run.health.culprit)
+        return [
+            f"lane {lane}: NaN or infinity in {names[culprit[lane]]} at update {frozen_at[lane]}; the lane is frozen "
+            "with its last finite parameters"
+            for lane in range(self.lanes)
+            if frozen_at[lane] >= 0
+        ]
+
+
+def _floats(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) else None, tree)
+

@@ -1,0 +1,178 @@
+"""Torsos: from an observation to features. `Torso` encodes any observation space; leading axes are arbitrary."""
+
+from __future__ import annotations
+
+import difflib
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Shaped
+
+from operant.types import Box, Dict, Discrete, MultiDiscrete, Space
+
+
+def activate(x: Float[Array, "*shape"], name: str) -> Float[Array, "*shape"]:
+    """The activation of `jax.nn` called `name`. By name, since modules must be equal when made twice."""
+    if not callable(getattr(jax.nn, name, None)):
+        near = difflib.get_close_matches(name, dir(jax.nn), n=3)
+        raise ValueError(f"no activation {name!r} in jax.nn; near it: {', '.join(near) or 'none'}")
+    return getattr(jax.nn, name)(x)
+
+
+def dense(features: int, scale: float, name: str | None = None) -> nn.Dense:
+    """A linear layer with orthogonal weights of gain `scale` and zero biases."""
+    return nn.Dense(features, kernel_init=nn.initializers.orthogonal(scale), name=name)
+
+
+class Conv(nn.Module):
+    """A square convolution of images with channels last, `[..., H, W, C]`; any leading axes.
+
+    Every convolution of the library passes here, so that its form can follow the backend in one place.
+    """
+
+    features: int
+    kernel: int
+    stride: int = 1
+    padding: str = "VALID"
+    scale: float = math.sqrt(2.0)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H2 W2 features"]:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.orthogonal(self.scale), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = jax.lax.conv_general_dilated(
+            x.reshape((-1, *x.shape[-3:])),
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=self.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y.reshape(x.shape[:-3] + y.shape[1:]) + bias
+
+
+def to_float(x: Shaped[Array, "*shape"], white: float = 255.0) -> Float[Array, "*shape"]:
+    """float32; bytes are scaled to [0, 1], with `white` becoming 1."""
+    return x.astype(jnp.float32) / white if x.dtype == jnp.uint8 else x.astype(jnp.float32)
+
+
+def flatten(x: Float[Array, "*B H W C"]) -> Float[Array, "*B HWC"]:
+    if 0 in x.shape[-3:]:
+        raise ValueError('the images are too small for these convolutions; choose the torso "minatar" or "mlp"')
+    return x.reshape(x.shape[:-3] + (-1,))
+
+
+class MLP(nn.Module):
+    """Linear layers, each followed by the activation."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    scale: float = math.sqrt(2.0)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B hidden"]:
+        for features in self.hidden:
+            x = activate(dense(features, self.scale)(x), self.activation)
+        return x
+
+
+class NatureCNN(nn.Module):
+    """The network of DQN (Mnih et al. 2015, Methods); images of at least 36 x 36."""
+
+    hidden: int = 512
+
+    @nn.compact
+    def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B hidden"]:
+        x = to_float(x)
+        for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            x = nn.relu(Conv(features, kernel, stride)(x))
+        return nn.relu(dense(self.hidden, math.sqrt(2.0))(flatten(x)))
+
+
+class MinAtarCNN(nn.Module):
+    """The network of MinAtar (Young and Tian 2019, arXiv:1903.03176): for small grids, at least 3 x 3."""
+
+    features: int = 16
+    hidden: int = 128
+
+    @nn.compact
+    def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B hidden"]:
+        x = nn.relu(Conv(self.features, 3)(to_float(x)))
+        return nn.relu(dense(self.hidden, math.sqrt(2.0))(flatten(x)))
+
+
+class ImpalaResNet(nn.Module):
+    """The deep residual network of IMPALA (Espeholt et al. 2018, arXiv:1802.01561, figure 3)."""
+
+    channels: tuple[int, ...] = (16, 32, 32)
+    hidden: int = 256
+
+    @nn.compact
+    def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B hidden"]:
+        x = to_float(x)
+        for channels in self.channels:
+            x = nn.max_pool(Conv(channels, 3, padding="SAME")(x), (3, 3), strides=(2, 2), padding="SAME")
+            for _ in range(2):
+                y = Conv(channels, 3, padding="SAME")(nn.relu(x))
+                x = x + Conv(channels, 3, padding="SAME")(nn.relu(y))
+        return nn.relu(dense(self.hidden, math.sqrt(2.0))(flatten(nn.relu(x))))
+
+
+CONVOLUTIONAL = {"nature": NatureCNN, "impala": ImpalaResNet, "minatar": MinAtarCNN}
+
+
+def is_image(space: Space) -> bool:
+    return isinstance(space, Box) and len(space.shape) == 3
+
+
+def has_image(space: Space) -> bool:
+    return any(has_image(sub) for _, sub in space.items) if isinstance(space, Dict) else is_image(space)
+
+
+class Torso(nn.Module):
+    """Features of an observation of any `space`.
+
+    Images (rank-3 Box) pass a convolutional network, everything else an MLP of widths `hidden`: a Box flattened,
+    integers one-hot. The entries of a Dict have a torso each; one more layer, of width `hidden[-1]`, mixes them.
+
+    kind  "nature", "impala" or "minatar": the network for images; "mlp": images are flattened as well;
+          "auto": "nature" for images of at least 40 x 40, "minatar" for smaller ones
+    """
+
+    space: Space
+    kind: str = "auto"
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+
+    @nn.compact
+    def __call__(self, observation: PyTree[Shaped[Array, "*B _"]]) -> Float[Array, "*B features"]:
+        if self.kind not in ("auto", "mlp", *CONVOLUTIONAL):
+            raise ValueError(f"unknown torso {self.kind!r}; choose from auto, mlp, {', '.join(CONVOLUTIONAL)}")
+        if self.kind in CONVOLUTIONAL and not has_image(self.space):
+            raise ValueError(
+                f'the torso {self.kind!r} is for images, and {self.space!r} has none; choose "auto" or "mlp"'
+            )
+        space, mlp = self.space, lambda x: MLP(self.hidden, self.activation)(x)
+        match space:
+            case Dict():
+                parts = []
+                for name, sub in space.items:
+                    kind = self.kind if has_image(sub) else "mlp"
+                    parts.append(self.copy(space=sub, kind=kind, name=f"torso_{name}")(observation[name]))
+                return MLP(self.hidden[-1:], self.activation)(jnp.concatenate(parts, axis=-1))
+            case Discrete():
+                return mlp(jax.nn.one_hot(observation, space.n))
+            case MultiDiscrete():
+                parts = [jax.nn.one_hot(observation[..., i], n) for i, n in enumerate(space.nvec)]
+                return mlp(jnp.concatenate(parts, axis=-1))
+            case Box():
+                # Grids of few symbols say so by their bound; bytes of unknown bound are brightness.
+                bounded = isinstance(space.high, (int, float)) and 0 < space.high < math.inf
+                x = to_float(observation, white=space.high if bounded else 255.0)
+                if is_image(space) and self.kind != "mlp":
+                    small = "nature" if min(space.shape[:2]) >= 40 else "minatar"
+                    return CONVOLUTIONAL[small if self.kind == "auto" else self.kind]()(x)
+                return mlp(x.reshape(x.shape[: x.ndim - len(space.shape)] + (-1,)))
+        raise TypeError(f"no torso for the space {space!r}; expected Box, Discrete, MultiDiscrete or Dict")

@@ -1,0 +1,52 @@
+"""Sums and means that reach over the devices among which one agent's environments are divided.
+
+The runner names the mesh axis while it traces; everywhere else the axis is None and these are the plain operations.
+So a method is written once, and its statistics and gradients are those of the whole batch wherever it is sharded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+_axis: ContextVar[str | None] = ContextVar("device_axis", default=None)
+
+
+@contextlib.contextmanager
+def device_axis(name: str | None) -> Iterator[None]:
+    """While tracing inside, batches are one device's share of axis `name`."""
+    token = _axis.set(name)
+    try:
+        yield
+    finally:
+        _axis.reset(token)
+
+
+def psum(tree: Any) -> Any:
+    """Sum over the devices that share this batch."""
+    axis = _axis.get()
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+
+def pmean(tree: Any) -> Any:
+    """Mean over the devices that share this batch."""
+    axis = _axis.get()
+    return tree if axis is None else jax.lax.pmean(tree, axis)
+
+
+def local_key(key: PRNGKeyArray) -> PRNGKeyArray:
+    """A key of this device's own, for whatever differs between its rows and the other devices' (actions, shuffles)."""
+    axis = _axis.get()
+    return key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
+
+
+
+def device_index() -> Any:
+    """This device's place on the axis; 0 where there is none."""
+    axis = _axis.get()
+    return 0 if axis is None else jax.lax.axis_index(axis)

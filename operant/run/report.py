@@ -1,0 +1,309 @@
+"""What the verbs print and draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from operant.errors import UserError
+
+COLOURS = ("#2f6fdd", "#d9592b", "#2a9d63", "#8b5cc9", "#c2414b", "#8a6d3b", "#2b8ca3", "#777777")
+
+
+def finish_run(run: Any, *, json_line: bool) -> None:
+    """The end of `train` and `resume`: the curve drawn, and a table or one line of JSON."""
+    from operant.cli import to_json_line
+
+    figure = draw_curves([(run.agent.registered_name, run.evaluations)], run.directory.figures / "curve.png",
+                         title=run.directory.config["env"])  # fmt: skip
+    summary = run.summary()
+    if json_line:
+        print(to_json_line(summary))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    if summary["return_mean"] is not None:
+        low, high = summary["return_ci"]
+        table.add_row("return", f"{summary['return_mean']:,.1f}  (95 % {low:,.1f} to {high:,.1f}, over {summary['ci_over']})")
+    if summary["settings"] > 1:
+        for text in settings_table(run):
+            table.add_row("setting", text)
+    table.add_row("steps", f"{summary['steps']:,} of each of {len(run.lanes)} lane(s)")
+    if summary["steps_per_second"]:
+        table.add_row("speed", f"{summary['steps_per_second']:,.0f} steps/s, compiled in {summary['compile_seconds']:.1f} s")
+    if summary["peak_memory_bytes"]:
+        table.add_row("memory", f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB in the compiled chunk")
+    if figure:
+        table.add_row("curve", str(figure))
+    table.add_row("run", str(run.path))
+    table.add_row("next", f"operant eval {run.path}   operant watch {run.path}")
+    Console(highlight=False, soft_wrap=True).print(table)
+    for line in summary["frozen_lanes"]:
+        print(f"operant: {line}", file=sys.stderr)
+
+
+def settings_table(run: Any) -> list[str]:
+    """One line for each setting of a sweep, best first: its dials and its return over seeds."""
+    from operant.ops.statistics import mean_interval
+
+    returns = np.array(run.evaluations[-1]["returns"]).reshape(-1, run.settings.seeds)
+    lines = []
+    for index in np.argsort(-returns.mean(1)):
+        setting = {k: v for k, v in run.lanes[index * run.settings.seeds].items() if k != "seed"}
+        text = ", ".join(f"{name}={value:.4g}" for name, value in setting.items())
+        spread = ""
+        if run.settings.seeds > 1:
+            low, high = mean_interval(returns[index])
+            spread = f"  (95 % {low:,.1f} to {high:,.1f})"
+        lines.append(f"{text}: {returns[index].mean():,.1f}{spread}")
+    return lines
+
+
+def print_evaluation(run: Any, result: dict[str, Any], *, json_line: bool) -> None:
+    from operant.cli import to_json_line
+
+    if json_line:
+        print(to_json_line({"run": str(run.path), "steps": run.steps, **result}))
+        return
+    low, high = result["return_ci"]
+    print(
+        f"return {result['return_mean']:,.2f}  (95 % {low:,.2f} to {high:,.2f}, over {result['ci_over']}; "
+        f"{result['seeds']} seed(s) x {result['episodes']} episodes, mean length {result['length_mean']:,.1f})"
+    )
+    if result["unfinished"]:
+        print(f"{result['unfinished']} episode(s) were cut by the cap on steps; their returns count as far as they went")
+
+
+def print_runs(runs: list[dict[str, Any]], root: str, *, json_line: bool) -> None:
+    from operant.cli import to_json_line
+
+    if json_line:
+        print(to_json_line({"runs": runs}))
+        return
+    if not runs:
+        print(f"no runs under {root}; `operant train ppo CartPole-v1` makes one")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "method", "env", "status", "steps", "return"):
+        table.add_column(name, justify="right" if name in ("steps", "return") else "left")
+    for run in runs:
+        mean = run.get("return_mean")
+        table.add_row(
+            str(run.get("run", "")),
+            str(run.get("method", "")),
+            str(run.get("env", "")),
+            str(run.get("status", "")),
+            f"{run['steps']:,}" if run.get("steps") is not None else "",
+            f"{mean:,.1f}" if isinstance(mean, (int, float)) else "",
+        )
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+# --------------------------------------------------------------------------------------------------------- curves
+def draw_curves(curves: list[tuple[str, list[dict[str, Any]]]], path: Path, title: str = "") -> Path | None:
+    """Evaluation returns over steps: the mean, its 95 % interval as a band. None where there is nothing to draw."""
+    curves = [(name, [e for e in evaluations if math.isfinite(e["return_mean"])]) for name, evaluations in curves]
+    if not any(evaluations for _, evaluations in curves):
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter
+
+    figure, axes = plt.subplots(figsize=(7, 4), dpi=150, layout="constrained")
+    for i, (name, evaluations) in enumerate(curves):
+        colour = COLOURS[i % len(COLOURS)]
+        steps = [e["steps"] for e in evaluations]
+        axes.plot(steps, [e["return_mean"] for e in evaluations], color=colour, lw=1.8, marker="o", ms=3, label=name)
+        band = [e["return_ci"] for e in evaluations]
+        if band and all(math.isfinite(x) for pair in band for x in pair):
+            axes.fill_between(steps, *zip(*band, strict=True), color=colour, alpha=0.18, lw=0)
+    over = {e["ci_over"] for _, evaluations in curves for e in evaluations}
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel("environment steps")
+    axes.set_ylabel("return in evaluation")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if any(name for name, _ in curves):
+        axes.legend(frameon=False, loc="best", title=f"mean, 95 % interval over {' or '.join(sorted(over))}",
+                    title_fontsize=8, fontsize=9)  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+def _short(x: float) -> str:
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if abs(x) >= size:
+            return f"{x / size:g}{unit}"
+    return f"{x:g}"
+
+
+def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
+    """Draws the runs' evaluations into one picture and prints their ends as a table.
+
+    Runs of one configuration but for their seed are pooled by naming them together on the command line as they are:
+    each run is one curve, with its own interval.
+    """
+    from operant.cli import to_json_line
+    from operant.run.directory import RunDirectory
+    from operant.run.writers import read_metrics
+
+    if len(paths) < 2:
+        raise UserError("compare needs two runs or more")
+    curves, rows = [], []
+    for path in paths:
+        directory = RunDirectory.open(path)
+        config = directory.config
+        evaluations = [_evaluation(row) for row in read_metrics(directory.path / "metrics.jsonl") if "eval_return" in row]
+        name = f"{config['agent']['agent']} ({path.name})"
+        curves.append((name, evaluations))
+        last = evaluations[-1] if evaluations else None
+        rows.append({"run": str(path), "method": config["agent"]["agent"], "env": config["env"],
+                     **({k: last[k] for k in ("steps", "return_mean", "return_ci", "ci_over", "seeds")} if last else {})})  # fmt: skip
+    envs = sorted({row["env"] for row in rows})
+    figure = draw_curves(curves, out, title=", ".join(envs))
+    if json_line:
+        print(to_json_line({"figure": str(figure) if figure else None, "runs": rows}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "method", "env", "seeds", "steps", "return", "95 %"):
+        table.add_column(name)
+    for row in rows:
+        if "steps" not in row:
+            table.add_row(row["run"], row["method"], row["env"], "", "", "not evaluated yet", "")
+            continue
+        low, high = row["return_ci"]
+        table.add_row(row["run"], row["method"], row["env"], str(row["seeds"]), f"{row['steps']:,}",
+                      f"{row['return_mean']:,.1f}", f"{low:,.1f} to {high:,.1f} over {row['ci_over']}")  # fmt: skip
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    if len(envs) > 1:
+        console.print(f"these runs are of different environments ({', '.join(envs)}): their returns cannot be compared")
+    if figure:
+        console.print(f"\n{figure}")
+
+
+def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation as the metrics keep it: one mean per lane, so the interval is over lanes."""
+    from operant.ops.statistics import mean_interval
+
+    returns = np.array([x for x in row["eval_return"] if math.isfinite(x)])
+    low, high = mean_interval(returns) if len(returns) > 1 else (math.nan, math.nan)
+    return {
+        "steps": min(row["steps"]),
+        "return_mean": float(returns.mean()) if len(returns) else math.nan,
+        "return_ci": [low, high],
+        "ci_over": "seeds",
+        "seeds": len(row["eval_return"]),
+    }
+
+
+# ------------------------------------------------------------------------------------------------- where time goes
+def profile(run: Any, out: TextIO) -> None:
+    """Prints how an update's time divides between environment, acting and learning, each measured on its own."""
+    parts = time_parts(run.program, run.state)
+    total = sum(parts.values())
+    print("where an update's time goes (each part compiled and timed on its own):", file=out)
+    for name, seconds in parts.items():
+        print(f"  {name:<12} {seconds * 1e3:9.2f} ms  {100 * seconds / total:3.0f} %", file=out)
+
+
+def time_parts(program: Any, run: Any, repeats: int = 5) -> dict[str, float]:
+    """Seconds of one update's parts: stepping the environment with fixed actions, what acting adds, what learning adds."""
+    import jax
+
+    from operant.rollout import fold, rollout
+    from operant.types import zeros
+
+    learner, length = program.learner, run.agent.rollout_length
+    if program.num_devices > 1:
+        raise UserError("--profile measures one device: add --devices 1")
+    action = zeros(program.spec.action, (program.lanes, run.agent.num_envs))
+
+    def environment(run):
+        def step(state, _):
+            state, timestep = learner.env.step(state, fold(action))
+            return state, timestep.reward
+
+        return jax.lax.scan(step, run.stage.env_state, None, length=length)
+
+    def acting(run):
+        return rollout(run.agent, run.state, learner.env, run.stage, run.key, length)
+
+    def median(function):
+        compiled = jax.jit(function).lower(run).compile()
+        jax.block_until_ready(compiled(run))
+        times = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            jax.block_until_ready(compiled(run))
+            times.append(time.perf_counter() - began)
+        return float(np.median(times))
+
+    env_seconds, act_seconds, all_seconds = median(environment), median(acting), median(learner.update)
+    return {
+        "environment": env_seconds,
+        "acting": max(act_seconds - env_seconds, 0.0),
+        "learning": max(all_seconds - act_seconds, 0.0),
+    }
+
+
+def bench(
+    env: str, method: str, num_envs: tuple[int, ...], seeds: int, devices: int, seconds: float, *, json_line: bool
+) -> None:
+    """Times the training loop itself, without evaluation, checkpoints or files."""
+    import jax
+
+    from operant.agent import strong
+    from operant.cli import to_json_line
+    from operant.methods import build
+    from operant.run.program import Program
+    from operant.run.train import suite_of
+
+    rows = []
+    for width in num_envs:
+        agent = dataclasses.replace(build(method, suite_of(env), env), num_envs=width)
+        agent.check()
+        agents = jax.tree.map(lambda x: np.full((seeds,), x, np.float32), strong(agent))
+        updates = max(1, 16384 // (width * agent.rollout_length))
+        program = Program(agents, env, {}, {}, np.arange(seeds), 0, updates, 1, devices=devices)
+        state = program.init()
+        state, _ = program.chunk(state)
+        jax.block_until_ready(state)
+        before, began = int(np.sum(state.steps)), time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            state, _ = jax.block_until_ready(program.chunk(state))
+        speed = (int(np.sum(state.steps)) - before) / (time.perf_counter() - began)
+        parts = time_parts(program, state) if program.num_devices == 1 else {}
+        rows.append({"num_envs": width, "seeds": seeds, "devices": program.num_devices, "steps_per_second": speed,
+                     "compile_seconds": program.compile_seconds, "seconds_per_update": parts})  # fmt: skip
+        program.close()
+    if json_line:
+        print(to_json_line({"method": method, "env": env, "device": jax.devices()[0].device_kind, "rows": rows}))
+        return
+    print(f"{method} on {env}, {jax.devices()[0].device_kind}, {seeds} seed(s)")
+    for row in rows:
+        total = sum(row["seconds_per_update"].values()) or 1.0
+        shares = "  ".join(f"{k} {100 * v / total:.0f} %" for k, v in row["seconds_per_update"].items())
+        print(f"  {row['num_envs']:>4} environments  {row['steps_per_second']:>12,.0f} steps/s  "
+              f"compiled in {row['compile_seconds']:.1f} s  {shares}")  # fmt: skip

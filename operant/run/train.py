@@ -1,0 +1,440 @@
+"""The one loop: chunks of a compiled scan, and between them, on the host, metrics, evaluation, callbacks, checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from operant import agent as contract
+from operant.errors import UserError
+from operant.learner import RunState
+from operant.methods import build
+from operant.ops.statistics import mean_interval
+from operant.run import checkpoint, sweep
+from operant.run.directory import RunDirectory, default_path, describe_machine
+from operant.run.display import Display, describe_return
+from operant.run.policy import Policy
+from operant.run.program import Program
+from operant.run.settings import Settings
+from operant.run.writers import Metrics
+
+EXIT_NAN = 3
+EXIT_DEADLINE = 4
+EXIT_INTERRUPTED = 130
+
+Callback = Callable[["Run", dict[str, Any]], bool | None]
+
+
+@dataclasses.dataclass
+class Run:
+    """A run: its directory, where it stands, and what can be done with what it has learned."""
+
+    directory: RunDirectory
+    agent: Any
+    settings: Settings
+    program: Program
+    state: RunState
+    lanes: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def path(self) -> Path:
+        return self.directory.path
+
+    @property
+    def steps(self) -> int:
+        """Steps that every lane has reached."""
+        return int(np.min(self.state.steps))
+
+    @property
+    def curve(self) -> list[dict[str, Any]]:
+        """The evaluations so far: steps, return_mean, return_ci, returns (one mean per lane)."""
+        return self.evaluations
+
+    def evaluate(self, episodes: int | None = None, *, stochastic: bool | None = None, stream: int = 1 << 20) -> dict:
+        """Plays whole episodes with every lane in environments of its own, without learning.
+
+        Returns `return_mean`, `return_ci` (95 %), `ci_over`, `episodes`, `seeds`, `returns` [K][N] and `unfinished`.
+        """
+        return summarize(self.program.evaluate(self.state, stream, episodes, stochastic))
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of the lane that did best in the last evaluation (the first, where there was none)."""
+        best = int(np.argmax(self.evaluations[-1]["returns"])) if self.evaluations else 0
+        return self.policy_of(best)
+
+    def policy_of(self, lane: int, *, stochastic: bool = False) -> Policy:
+        """The policy of one lane."""
+        pick = lambda tree: jax.tree.map(lambda x: x[lane], tree)  # noqa: E731
+        return Policy(
+            pick(self.state.agent), pick(self.state.state), self.program.spec, seed=lane, stochastic=stochastic
+        )
+
+    def diagnose(self) -> list[str]:
+        """One line for each lane that a NaN or an infinity froze."""
+        return self.program.learner.diagnose(self.state)
+
+    def summary(self) -> dict[str, Any]:
+        """What `operant train --json` prints."""
+        last = self.evaluations[-1] if self.evaluations else {}
+        total = int(np.sum(self.state.steps))
+        return {
+            "run": str(self.path),
+            "steps": self.steps,
+            "seeds": self.settings.seeds,
+            "settings": len(self.lanes) // self.settings.seeds,
+            "steps_per_second": total / self.train_seconds if self.train_seconds else None,
+            "compile_seconds": self.program.compile_seconds,
+            "seconds": self.seconds,
+            "peak_memory_bytes": self.program.peak_memory(),
+            "return_mean": last.get("return_mean"),
+            "return_ci": last.get("return_ci"),
+            "ci_over": last.get("ci_over"),
+            "frozen_lanes": self.diagnose(),
+            "interrupted": self.interrupted,
+        }
+
+
+def summarize(outcome: Any) -> dict[str, Any]:
+    """An evaluation's numbers, with a 95 % interval over seeds, or over episodes where there is one seed."""
+    returns = np.asarray(outcome.returns, np.float64)
+    finished = np.asarray(outcome.finished)
+    means = returns.mean(1)
+    over_seeds = len(means) > 1
+    sample = means if over_seeds else returns[0]
+    finite = sample[np.isfinite(sample)]
+    low, high = mean_interval(finite) if len(finite) > 1 else (math.nan, math.nan)
+    return {
+        "return_mean": float(finite.mean()) if len(finite) else math.nan,
+        "return_ci": [low, high],
+        "ci_over": "seeds" if over_seeds else "episodes",
+        "seeds": len(means),
+        "episodes": int(returns.shape[1]),
+        "returns": means.tolist(),
+        "length_mean": float(np.asarray(outcome.lengths).mean()),
+        "unfinished": int((~finished).sum()),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- train
+def train(
+    agent: Any,
+    env: Any,
+    steps: int | None = None,
+    *,
+    run_dir: str | os.PathLike | None = None,
+    init_from: str | os.PathLike | None = None,
+    callback: Callback | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
+    """Trains an agent in an environment and returns the run.
+
+    agent      an agent, or a method's name, which is built with its preset for the environment
+    env        a name (`operant envs`), or anything that `operant.register` takes
+    steps      environment steps of each seed
+    run_dir    where the run is kept; by default runs/<env>/<method>-<time>
+    init_from  a run whose parameters are started from
+    callback   called as `callback(run, row)` after every chunk; the run ends when it returns True
+    settings   the fields of `operant.run.settings.Settings`: seeds=8, sweep=("learning_rate=1e-4,1e-3",) ...
+
+    Raises UserError for everything that a user can mend.
+    """
+    if steps is not None:
+        settings["steps"] = steps
+    configured = Settings(**settings)
+    configured.check()
+    name = env if isinstance(env, str) else type(env).__name__
+    if isinstance(agent, str):
+        agent = build(agent, suite_of(env), name)
+    agent.check()
+    program, lanes = _program(agent, env, configured)
+    path = Path(run_dir) if run_dir is not None else default_path(agent.registered_name, name, configured.seed)
+    config = {
+        "agent": contract.to_json(agent),
+        "env": name,
+        "settings": configured.to_json(),
+        "devices": {"mode": program.mode, "number": program.num_devices, "kind": jax.devices()[0].device_kind},
+        "init_from": None if init_from is None else str(init_from),
+        "machine": describe_machine(),
+    }
+    directory = RunDirectory.create(path, config)
+    state = program.init()
+    if init_from is not None:
+        state = _start_from(state, program, Path(init_from))
+    run = Run(directory, agent, configured, program, state, lanes)
+    return _loop(run, Metrics(directory.path, wandb=configured.wandb), callback, quiet)
+
+
+def resume(
+    run_dir: str | os.PathLike, *, env: Any = None, callback: Callback | None = None, quiet: bool = False
+) -> Run:
+    """Goes on with a run from its latest checkpoint, to the same end as if it had never stopped.
+
+    In JAX environments the numbers are the same bit for bit (same machine, versions and number of devices).  Host
+    environments restart their episodes.  `env` is needed only where the run was given an object, not a name.
+    """
+    run = load_run(run_dir, env=env)
+    host = run.program.env.host
+    metrics = Metrics.resume(run.path, int(run.state.updates), wandb=run.settings.wandb)
+    if host and not quiet:
+        print("environments of this kind cannot be saved: they start new episodes", file=sys.stderr)
+    return _loop(run, metrics, callback, quiet)
+
+
+def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "latest") -> Run:
+    """A run as its `latest` or `best` checkpoint left it, to evaluate, watch or use its policy."""
+    directory = RunDirectory.open(Path(run_dir))
+    config = directory.config
+    agent = contract.from_json(config["agent"])
+    agent.check()
+    settings = Settings.from_json(config["settings"])
+    program, lanes = _program(agent, config["env"] if env is None else env, settings)
+    made_on = config["devices"]
+    if (program.mode, program.num_devices) != (made_on["mode"], made_on["number"]):
+        print(
+            f"this run was made on {made_on['number']} device(s), now it has {program.num_devices}: it goes on, but its "
+            "numbers may differ in the last bits",
+            file=sys.stderr,
+        )
+    state, header = checkpoint.load(directory.checkpoints, program.like(), which)
+    state = _with_host_state(program.place(state), program)
+    run = Run(directory, agent, settings, program, state, lanes)
+    run.evaluations = list(header["evaluations"])
+    run.seconds, run.train_seconds = header["seconds"], header["train_seconds"]
+    return run
+
+
+def suite_of(env: Any) -> str:
+    """The suite of an environment that is given by name, for presets; "" where it is not listed."""
+    from operant.envs import registry
+
+    if not isinstance(env, str):
+        return ""
+    try:
+        return registry.info(env).suite
+    except UserError:
+        return ""
+
+
+def _program(agent: Any, env: Any, settings: Settings) -> tuple[Program, list[dict[str, Any]]]:
+    """The compiled side of a run, and what each of its lanes is (its dials and its seed)."""
+    if settings.precision != "float32":
+        jax.config.update("jax_default_matmul_precision", settings.precision)
+    points = sweep.parse(settings.sweep, settings.sweep_draws, settings.seed)
+    sweep.check(agent, points)
+    lanes = [{**point, "seed": settings.seed + s} for point in points for s in range(settings.seeds)]
+    one = [contract.strong(contract.with_dials(agent, point)) for point in points for _ in range(settings.seeds)]
+    agents = jax.tree.map(lambda *x: jnp.stack(x), *one)
+    options = dict(settings.env_options)
+    updates = -(-settings.steps // (agent.num_envs * agent.rollout_length))
+    program = Program(
+        agents=agents,
+        env_name=env,
+        env_options=options,
+        eval_options={**options, **evaluation_options(env, options)},
+        seeds=np.array([lane["seed"] for lane in lanes]),
+        total_steps=settings.steps,
+        chunk_updates=-(-updates // settings.chunks),
+        eval_episodes=settings.eval_episodes,
+        eval_stochastic=settings.eval_stochastic,
+        devices=settings.devices,
+        shard=settings.shard,
+    )
+    return program, lanes
+
+
+def evaluation_options(env: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """What differs in evaluation: true rewards and whole games count (`score` is true already; a life lost is no end)."""
+    return {"life_loss_terminates": False} if "life_loss_terminates" in options else {}
+
+
+def _start_from(state: RunState, program: Program, source: Path) -> RunState:
+    """Parameters (and normalisers) of another run's best checkpoint, or of its latest; lanes as far as they go."""
+    other = load_run(source)
+    ours, theirs = jax.tree.structure(state.state.params), jax.tree.structure(other.state.state.params)
+    shapes = lambda tree: [x.shape[1:] for x in jax.tree.leaves(tree)]  # noqa: E731
+    if ours != theirs or shapes(state.state.params) != shapes(other.state.state.params):
+        raise UserError(f"--init-from {source}: its networks have other shapes than this agent's in this environment")
+    lanes, available = program.lanes, other.program.lanes
+    pick = np.arange(lanes) % available
+    take = lambda tree: jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[pick]), tree)  # noqa: E731
+    started = state.state.replace(params=take(other.state.state.params), norm=take(other.state.state.norm))
+    return program.place(state.replace(state=started))
+
+
+def _with_host_state(state: RunState, program: Program) -> RunState:
+    """Host environments cannot be loaded: their part of the state is that of a fresh start."""
+    if not program.env.host:
+        return state
+    fresh = program.init()
+    return state.replace(stage=fresh.stage)
+
+
+# -------------------------------------------------------------------------------------------------------------- loop
+def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) -> Run:
+    settings, program = run.settings, run.program
+    title = f"{run.agent.registered_name} on {run.directory.config['env']}"
+    if program.lanes > 1:
+        title += f" x {program.lanes}"
+    began, seconds_before = time.perf_counter(), run.seconds
+    saved_at, reported = time.perf_counter(), set()
+    best = max((e["return_mean"] for e in run.evaluations), default=-math.inf)
+    with Display(title, settings.steps, quiet) as display, _interrupts() as interrupted:
+        stopped = run.steps >= settings.steps
+        while not stopped:
+            chunk_began, compiled_before = time.perf_counter(), program.compile_seconds
+            with _deadline(settings.deadline if program.env.host else math.inf, run.path):
+                run.state, sums = program.chunk(run.state)
+                sums = {name: np.asarray(x) for name, x in jax.device_get(sums).items()}
+            took = time.perf_counter() - chunk_began - (program.compile_seconds - compiled_before)
+            run.train_seconds += took
+            run.seconds = seconds_before + time.perf_counter() - began
+            row = _row(run, sums, took)
+            metrics.write(row)
+            display.update(run.steps, float(sums["new_steps"].sum() / took), *_return_and_spread(row))
+            for line in run.diagnose():
+                if line not in reported:
+                    reported.add(line)
+                    display.warn(line)
+            done = run.steps >= settings.steps
+            all_frozen = len(reported) == program.lanes
+            chunk_number = int(run.state.updates) // program.chunk_updates
+            improved = False
+            if done or (settings.eval_every and chunk_number % settings.eval_every == 0):
+                evaluation = summarize(program.evaluate(run.state, int(run.state.updates)))
+                evaluation = {"steps": run.steps, "update": int(run.state.updates), **evaluation}
+                run.evaluations.append(evaluation)
+                metrics.write({"update": evaluation["update"], "steps": row["steps"], "seconds": run.seconds,
+                               "eval_return": evaluation["returns"]})  # fmt: skip
+                mean = evaluation["return_mean"]
+                improved, best = mean > best, max(mean, best) if math.isfinite(mean) else best
+                done = done or mean >= settings.stop_at_return
+                low, high = evaluation["return_ci"]
+                display.note(
+                    f"{run.steps:>12,} steps  evaluation: {describe_return(mean, (high - low) / 2)} "
+                    f"(95 % over {evaluation['ci_over']})"
+                )
+            run.interrupted = interrupted.is_set()
+            asked = bool(callback and callback(run, row))
+            stopped = done or asked or run.interrupted or all_frozen
+            due = time.perf_counter() - saved_at >= settings.checkpoint_seconds
+            if stopped or due or improved:
+                _save(run, best=improved, warn=display.warn)
+                saved_at = time.perf_counter()
+        run.seconds = seconds_before + time.perf_counter() - began
+        if run.interrupted:
+            display.warn(f"interrupted and saved; go on with: operant resume {run.path}")
+    metrics.close()
+    run.directory.finish(run.summary())
+    return run
+
+
+def _row(run: Run, sums: dict[str, np.ndarray], took: float) -> dict[str, Any]:
+    """One line of the metrics: everything but the times is a function of the run's state."""
+    episodes = sums.pop("episodes")
+    some = np.maximum(episodes, 1)
+    mean = np.where(episodes > 0, sums.pop("return_sum") / some, np.nan)
+    square = sums.pop("return_square_sum") / some
+    learning = {name: x for name, x in sums.items() if name not in ("length_sum", "new_steps", "updates_done")}
+    return {
+        "update": int(run.state.updates),
+        "steps": np.asarray(run.state.steps).tolist(),
+        "seconds": run.seconds,
+        "chunk_seconds": took,
+        "episodes": episodes.tolist(),
+        "train_return": mean.tolist(),
+        "train_return_std": np.where(episodes > 0, np.sqrt(np.maximum(square - mean**2, 0.0)), np.nan).tolist(),
+        "train_length": np.where(episodes > 0, sums["length_sum"] / some, np.nan).tolist(),
+        **{name: x.tolist() for name, x in learning.items()},
+    }
+
+
+def _return_and_spread(row: dict[str, Any]) -> tuple[float | None, float | None]:
+    means = np.array([x for x in row["train_return"] if np.isfinite(x)])
+    if not len(means):
+        return None, None
+    return float(means.mean()), float(means.std()) if len(means) > 1 else None
+
+
+def _save(run: Run, *, best: bool, warn: Callable[[str], None]) -> None:
+    header = {
+        "agent": contract.to_json(run.agent),
+        "updates": int(run.state.updates),
+        "steps": np.asarray(run.state.steps).tolist(),
+        "seconds": run.seconds,
+        "train_seconds": run.train_seconds,
+        "evaluations": run.evaluations,
+    }
+    # a lane that a NaN froze holds its last finite state, so what is saved is always finite
+    checkpoint.save(
+        run.directory.checkpoints,
+        run.state,
+        header,
+        number=int(run.state.updates),
+        keep=run.settings.keep,
+        best=best,
+    )
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """The first Ctrl-C (or SIGTERM) sets the event, and the run ends after this chunk; a second one ends it at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handle(number, frame):
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+@contextmanager
+def _deadline(seconds: float, path: Path) -> Iterator[None]:
+    """Ends the process if the block takes longer: a simulator that hangs inside compiled code cannot be interrupted."""
+    if math.isinf(seconds):
+        yield
+        return
+
+    def end():
+        print(
+            f"no progress for {seconds:g} s: an environment hangs. The last checkpoint stands; go on with: "
+            f"operant resume {path}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_DEADLINE)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
