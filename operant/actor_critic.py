@@ -42,7 +42,9 @@ class ActorCritic:
 
     torso: str = option("auto", "encoder: auto (by the observation), mlp, nature, impala, minatar")
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
-    activation: str = option("tanh", "nonlinearity of the hidden layers", choices=("tanh", "relu", "elu", "gelu", "silu"))
+    activation: str = option(
+        "tanh", "nonlinearity of the hidden layers", choices=("tanh", "relu", "elu", "gelu", "silu")
+    )
     shared: str = option("auto", "one torso for policy and value; auto: for images", choices=("auto", "yes", "no"))
     recurrent: str = option("", "recurrent cell between torso and heads; empty: none", choices=("", "lstm", "gru"))
     recurrent_size: int = option(128, "units of the recurrent cell", low=1)
@@ -131,9 +133,7 @@ class ActorCritic:
             return batch.reward
         return jnp.clip(batch.reward * state.norm.discounted_return.inverse_deviation(), -10.0, 10.0)
 
-    def with_advantages(
-        self, state: State, batch: Batch, gamma: Array | float, gae_lambda: Array | float
-    ) -> Batch:
+    def with_advantages(self, state: State, batch: Batch, gamma: Array | float, gae_lambda: Array | float) -> Batch:
         """Adds to extras: advantage, target, value [T, B] (GAE under the parameters that acted; Schulman et al. 2016).
 
         The gradient with respect to gamma and gae_lambda is kept: only the values are constants.
@@ -152,9 +152,7 @@ class ActorCritic:
             norm = norm.replace(observation=norm.observation.update(observation, batch.valid))
         if self.normalize_reward:
             seen = batch.extras["discounted_return"]
-            norm = norm.replace(
-                discounted_return=norm.discounted_return.update(seen, jnp.ones_like(batch.valid))
-            )
+            norm = norm.replace(discounted_return=norm.discounted_return.update(seen, jnp.ones_like(batch.valid)))
         return state.replace(norm=norm)
 
 

@@ -18,7 +18,7 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import jax
@@ -141,6 +141,44 @@ def with_dials(agent: T, values: dict[str, Any]) -> T:
         else:
             changes[name] = value
     return dataclasses.replace(agent, **changes)
+
+
+def unboxed(agent: Any, names: Iterable[str]) -> dict[str, jax.Array]:
+    """Some dials as unconstrained numbers: the inverse of `boxed`.
+
+    A dial that stands on an end of its range (lambda = 1) starts a hundredth inside, where it has a gradient.
+    """
+    values = dials(agent)
+    free = {}
+    for name in names:
+        low, high = _range(dial_field(agent, name))
+        value = jnp.asarray(values[name], jnp.float32)
+        if math.isfinite(low) and math.isfinite(high):
+            share = jnp.clip((value - low) / (high - low), 0.01, 0.99)
+            free[name] = jnp.log(share) - jnp.log1p(-share)
+        elif math.isfinite(low):
+            free[name] = jnp.log(jnp.maximum(value - low, 1e-6))
+        else:
+            free[name] = value
+    return free
+
+
+def boxed(agent: Any, free: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Unconstrained numbers as values of dials: a sigmoid over a closed range, an exponential above a lower end."""
+    values = {}
+    for name, x in free.items():
+        low, high = _range(dial_field(agent, name))
+        if math.isfinite(low) and math.isfinite(high):
+            values[name] = low + (high - low) * jax.nn.sigmoid(x)
+        elif math.isfinite(low):
+            values[name] = low + jnp.exp(x)
+        else:
+            values[name] = x
+    return values
+
+
+def _range(field: dataclasses.Field) -> tuple[float, float]:
+    return field.metadata.get("low", -math.inf), field.metadata.get("high", math.inf)
 
 
 def strong(agent: T) -> T:

@@ -398,7 +398,9 @@ def _two_words(arguments: list[str], usage: str) -> tuple[str, str, list[str]]:
         raise SystemExit(0)
     words = [a for a in arguments[:2] if not a.startswith("-")]
     if len(words) < 2:
-        raise UserError(f"usage: operant {usage}; both METHOD and ENV come first, for example: operant train ppo CartPole-v1")
+        raise UserError(
+            f"usage: operant {usage}; both METHOD and ENV come first, for example: operant train ppo CartPole-v1"
+        )
     return words[0], words[1], arguments[2:]
 
 
@@ -414,7 +416,9 @@ def _take_config(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
             try:
                 config = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                raise UserError(f"--config {file}: cannot be read ({error}); expected the config.json of a run") from None
+                raise UserError(
+                    f"--config {file}: cannot be read ({error}); expected the config.json of a run"
+                ) from None
             if not isinstance(config, dict) or not {"agent", "settings"} <= set(config):
                 raise UserError(f"--config {file}: expected an object with the keys agent and settings")
             return config, rest
@@ -427,8 +431,9 @@ def _agent(method: str, env: str, config: dict[str, Any]) -> Any:
     from operant.methods import build
 
     # an unknown name is an error before anything heavy starts; Gymnasium's own names are not in the index
-    suite = "" if ":" in env or _in_gymnasium(env) else registry.info(env).suite
-    agent = build(method, suite, env)
+    if ":" not in env and not _in_gymnasium(env):
+        registry.info(env)
+    agent = build(method, env)
     if config:
         loaded = from_json(config["agent"])
         if loaded.registered_name != agent.registered_name:

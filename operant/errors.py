@@ -36,4 +36,5 @@ def check_options(what: str, options: Iterable[str], valid: Iterable[str]) -> No
     valid = sorted(valid)
     for option in options:
         if option not in valid:
-            raise UserError(f"{what} has no option {option!r}.{near(option, valid, 3)} Its options: {', '.join(valid)}.")
+            hint = near(option, valid, 3)
+            raise UserError(f"{what} has no option {option!r}.{hint} Its options: {', '.join(valid)}.")

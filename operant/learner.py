@@ -58,11 +58,14 @@ class Online:
     spec: Spec
     lanes: int
 
-    def init(self, agents: Any, keys: PRNGKeyArray) -> RunState:
-        """agents: dials [K]; keys: [K], one per lane, from which everything random in that lane comes."""
-        init_key, env_key, run_key = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+    def init_agents(self, agents: Any, keys: PRNGKeyArray) -> PyTree:
+        """Fresh agent states [K]. keys: [K], one per lane, from which everything random in that lane comes."""
+        return jax.vmap(lambda agent, key: agent.init(jax.random.fold_in(key, 0), self.spec))(agents, keys)
+
+    def init(self, agents: Any, states: PyTree, keys: PRNGKeyArray) -> RunState:
+        """A run at its start: `agents` (dials [K]) with `states` from `init_agents` of the same keys."""
+        env_key, run_key = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in (1, 2))
         width = self.env.num_envs // self.lanes
-        states = jax.vmap(lambda agent, key: agent.init(key, self.spec))(agents, init_key)
         env_keys = jax.vmap(lambda key: environment_keys(key, width))(env_key).reshape(-1)
         stage = begin(agents, states, self.env, env_keys, self.lanes)
         memory = ()
@@ -192,4 +195,3 @@ class Online:
 
 def _floats(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) else None, tree)
-

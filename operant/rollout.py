@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from operant.ops import parallel
-from operant.types import Batch, PyTree, Timestep, struct
+from operant.types import Batch, Discrete, PyTree, Space, Spec, Timestep, struct, zeros
 
 
 @struct
@@ -197,6 +197,43 @@ def environment_keys(key: PRNGKeyArray, number: int) -> PRNGKeyArray:
     """One key per environment of a lane; the i-th does not depend on how many there are, nor on their devices."""
     index = jnp.arange(number) + parallel.device_index() * number
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def blank_batch(agent: Any, state: PyTree, spec: Spec, length: int) -> Batch:
+    """A batch of zeros, [length, spec.num_envs], of the shapes that a rollout of `agent` (one lane) will have."""
+    width = spec.num_envs
+    none = jnp.zeros(width)
+    action_mask = jnp.ones((width, action_mask_size(spec.action)), bool) if spec.action_mask else None
+    timestep = Timestep(
+        observation=zeros(spec.observation, (width,)),
+        reward=none,
+        discount=none,
+        first=none > 0,
+        last=none > 0,
+        score=none,
+        previous_action=zeros(spec.action, (width,)),
+        action_mask=action_mask,
+        env_index=jnp.arange(width),
+    )
+    carry = agent.start(state, width)
+    action, carry, extras = jax.eval_shape(agent.act, state, timestep, carry, jax.random.key(0))
+    stack = lambda tree, n: jax.tree.map(lambda x: jnp.zeros((n, *x.shape), x.dtype), tree)  # noqa: E731
+    return Batch(
+        observation=stack(timestep.observation, length + 1),
+        first=stack(timestep.first, length + 1),
+        action=stack(action, length),
+        reward=stack(none, length),
+        discount=stack(none, length),
+        valid=stack(none, length),
+        extras=stack(extras, length),
+        carry=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), carry),
+        action_mask=stack(action_mask, length + 1),
+    )
+
+
+def action_mask_size(space: Space) -> int:
+    """How many numbers a mask over actions has: the choices of all parts side by side."""
+    return space.n if isinstance(space, Discrete) else sum(space.nvec)
 
 
 LANE_AXES = Batch(

@@ -182,7 +182,8 @@ def check_keys(keys: Array, num_envs: int) -> None:
     """Raise UserError unless `keys` holds one JAX key for each environment."""
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != (num_envs,):
         raise UserError(
-            f"reset expects one key for each environment, jax.random.split(key, {num_envs}); got {keys.dtype}{keys.shape}."
+            f"reset expects one key for each environment, jax.random.split(key, {num_envs}); "
+            f"got {keys.dtype}{keys.shape}."
         )
 
 
@@ -214,7 +215,7 @@ def select(where: Bool[Array, "B"], yes: PyTree, no: PyTree) -> PyTree:
 
 def clear(where: Bool[Array, "B"], tree: PyTree) -> PyTree:
     """`tree` [B, ...] with zeros where `where` holds."""
-    return jax.tree.map(lambda x: jnp.where(where.reshape(where.shape + (1,) * (x.ndim - 1)), jnp.zeros_like(x), x), tree)
+    return select(where, jax.tree.map(jnp.zeros_like, tree), tree)
 
 
 def conform(tree: PyTree, space: Space, what: str = "observation") -> PyTree:
@@ -223,7 +224,7 @@ def conform(tree: PyTree, space: Space, what: str = "observation") -> PyTree:
         return {name: conform(tree[name], sub, what) for name, sub in space.items}
     tree = jnp.asarray(tree)
     if tree.shape[1:] != tuple(space.shape):
-        raise UserError(f"the {what} has the shape {tree.shape[1:]} (without the batch), expected {tuple(space.shape)}.")
+        raise UserError(f"the {what} has the shape {tree.shape[1:]} after the batch, expected {tuple(space.shape)}.")
     return tree.astype(space.dtype)
 
 

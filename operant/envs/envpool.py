@@ -21,8 +21,18 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from operant.envs import wrappers
-from operant.envs.base import Environment, Host, box, channels_first, check_keys, clear, conform, first_timestep, positive
-from operant.errors import MissingExtra, UserError, check_options
+from operant.envs.base import (
+    Environment,
+    Host,
+    box,
+    channels_first,
+    check_keys,
+    clear,
+    conform,
+    first_timestep,
+    positive,
+)
+from operant.errors import UserError, check_options
 from operant.types import Box, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, to_native
 
 # What the pool's own configuration must not decide behind the adapter's back: life losses that end episodes would
@@ -35,7 +45,18 @@ _RESERVED = frozenset(
 _PIXELS = ("from_pixels", "render_width", "render_height", "render_camera_id")
 _NO_LIMIT = np.iinfo(np.int32).max
 
-LEFT_OUT = {"VizdoomCustom-v1": "it needs a scenario file of one's own: use EnvPool directly."}
+_NO_PUZZLES = "EnvPool's packages lack the file of its puzzles."
+LEFT_OUT = {
+    "VizdoomCustom-v1": "it needs a scenario file of one's own: use EnvPool directly.",
+    "Sudoku-v0": _NO_PUZZLES,
+    "Jumanji/Sudoku-v0": _NO_PUZZLES,
+    "Sudoku-very-easy-v0": _NO_PUZZLES,
+    "Jumanji/Sudoku-very-easy-v0": _NO_PUZZLES,
+}
+
+# Suites that keep a clock of their own whatever limit they are given, and environments that keep none.
+_OWN_CLOCK = ("gfootball", "highway", "jumanji", "procgen")
+_NO_CLOCK = ("CatchEnvSpec", "CliffWalkingEnvSpec")
 
 _SUITES = {"mujoco.gym": "mujoco", "mujoco.dmc": "dmc", "mujoco.robotics": "robotics"}
 
@@ -55,7 +76,7 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
     check_options(name, options, valid_options(name))
     arguments: dict[str, Any] = {}
     atari = suite(name) == "atari"
-    frame_stack = positive("frame_stack", options.pop("frame_stack", 4 if atari else 1))
+    frame_stack = positive("frame_stack", options.pop("frame_stack", config.get("stack_num", 1)))
     sticky = options.pop("sticky", 0.0)
     if not 0.0 <= sticky < 1.0:
         raise UserError(f"sticky is {sticky}, expected a probability from 0 up to, but not including, 1.")
@@ -67,6 +88,8 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
         arguments["use_combined_action"] = True
     limit = options.pop("time_limit", None)
     if limit is not None:
+        if suite(name) in _OWN_CLOCK or pool.registry.specs[name][1] in _NO_CLOCK:
+            raise UserError(f"{name} keeps a clock of its own: time_limit cannot change it.")
         arguments["max_episode_steps"] = positive("time_limit", limit)
     generic = {"frame_stack": frame_stack, "sticky": sticky}
     generic["reward_clip"] = options.pop("reward_clip", atari)
@@ -102,11 +125,8 @@ def spec_of(name: str) -> Spec:
     """The Spec of `make(name, 1, [0])`, without starting a simulator."""
     if name in LEFT_OUT:
         raise UserError(LEFT_OUT[name])
-    if suite(name) == "atari":
-        layout = _Layout(_spec(name, {"stack_num": 4}), flatten=False)
-    else:
-        arguments = {"use_combined_action": True} if "use_combined_action" in _config(name) else {}
-        layout = _Layout(_spec(name, arguments), flatten=suite(name) == "dmc")
+    arguments = {"use_combined_action": True} if "use_combined_action" in _config(name) else {}
+    layout = _Layout(_spec(name, arguments), flatten=suite(name) == "dmc")
     return layout.spec(name, 1)
 
 
@@ -115,11 +135,14 @@ class EnvPool:
 
     host = True
 
-    def __init__(self, name: str, arguments: dict[str, Any], *, flatten: bool = False, life_loss_terminates: bool = False):
+    def __init__(self, name: str, arguments: dict[str, Any], *, flatten: bool, life_loss_terminates: bool):
         from envpool.python.xla_template import make_xla
 
         _spec(name, {k: v for k, v in arguments.items() if k != "env_seed"})  # fails with a clear error
-        self._pool = _import().make_gymnasium(name, **arguments)
+        try:
+            self._pool = _import().make_gymnasium(name, **arguments)
+        except RuntimeError as error:
+            raise UserError(f"EnvPool cannot make {name}: {' '.join(str(error).split())}") from error
         self._layout = _Layout(self._pool.spec, flatten)
         self.spec: Spec = self._layout.spec(name, self._pool.config["num_envs"])
         self.num_envs: int = self.spec.num_envs
@@ -300,7 +323,9 @@ def _observation_space(declared: Any) -> tuple[Space, Any]:
         return Box(shape, "uint8", 0.0, 255.0), lambda x: x
     if np.issubdtype(dtype, np.integer) and shape == () and np.all(high - low < 2**16):
         return Discrete(int(high - low + 1)), lambda x: x - int(low)
-    return box(shape, "float32", *((0.0, 1.0) if dtype == bool else (low, high))), lambda x: x
+    if dtype == np.bool_:
+        low, high = np.asarray(0.0), np.asarray(1.0)
+    return box(shape, "float32", low, high), lambda x: x
 
 
 def _exactly(x: Array, declared: Any, num_envs: int, key: str) -> Array:
@@ -316,7 +341,7 @@ def _import() -> Any:
         import envpool
         import envpool.registration
     except ImportError as error:
-        raise MissingExtra("EnvPool", "envpool") from error
+        raise UserError(f"EnvPool cannot be imported ({error}): install it with pip install envpool.") from error
     return envpool.registration
 
 
@@ -325,7 +350,8 @@ def _spec(name: str, arguments: dict[str, Any]) -> Any:
     try:
         return _import().make_spec(name, **arguments)
     except (ImportError, RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise UserError(f"EnvPool cannot make {name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"EnvPool cannot make {name}: {reason}") from error
 
 
 def _config(name: str) -> dict[str, Any]:

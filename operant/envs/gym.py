@@ -25,7 +25,17 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from jaxtyping import Array, Key
 
 from operant.envs import wrappers
-from operant.envs.base import Environment, Host, box, channels_first, check_keys, clear, conform, first_timestep, positive
+from operant.envs.base import (
+    Environment,
+    Host,
+    box,
+    channels_first,
+    check_keys,
+    clear,
+    conform,
+    first_timestep,
+    positive,
+)
 from operant.envs.guard import FAILED, Guarded
 from operant.errors import EnvironmentFailure, UserError, check_options
 from operant.types import Box, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, to_native
@@ -66,7 +76,7 @@ def _builder(
         return build, registered.max_episode_steps
     if isinstance(thing, gymnasium.Env):
         if num_envs != 1 or options:
-            raise UserError("one Gymnasium instance makes one environment: hand over a callable that returns a new one.")
+            raise UserError("one Gymnasium instance is one environment: hand over a callable that returns a new one.")
         build = functools.partial(_same, thing)
     else:
         if inspect.isclass(thing):
@@ -117,7 +127,7 @@ class Gym:
         self._over = np.zeros(num_envs, bool)
         self._vector: Any = None
         self._thread = _Thread()
-        observation, info = self._start_or_fail()
+        observation, info = self._start_or_refuse()
         self._observation, self._action = self._vector.single_observation_space, self._vector.single_action_space
         mask = "action_mask" in info and isinstance(self._action, gymnasium.spaces.Discrete)
         self.spec = Spec(
@@ -166,10 +176,8 @@ class Gym:
             except Exception as error:
                 self._fresh = self._start_again(error)
         (observation, info), self._fresh = self._fresh, None
-        self._over = np.zeros(self.num_envs, bool)
         self._count(info)
-        none = np.zeros(self.num_envs, bool)
-        return self._pack(observation, np.zeros(self.num_envs), none, none, ~none, info)
+        return self._host_first(observation, info)
 
     def _host_step(self, handle: Any, action: Any) -> dict[str, Any]:
         self._usable()
@@ -236,7 +244,7 @@ class Gym:
         if self._closed:
             raise UserError(f"{self._name} was closed: make it again.")
 
-    def _start_or_fail(self) -> tuple[Any, dict[str, Any]]:
+    def _start_or_refuse(self) -> tuple[Any, dict[str, Any]]:
         try:
             return self._thread.call(self._start, _START_TIMEOUT)
         except Exception as error:

@@ -54,7 +54,9 @@ def _valid(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _build(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Any, Any]:
     constructor, _ = _valid(name)
     env, params = gymnax.make(name, **{k: v for k, v in options if k in constructor})
-    return env, params.replace(**{k: v for k, v in options if k not in constructor})
+    # In the type of the default: some limits are floats, and Gymnax compares without conversion.
+    changes = {k: type(getattr(params, k))(v) for k, v in options if k not in constructor}
+    return env, params.replace(**changes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +85,8 @@ class GymnaxWorld:
     def reset(self, key: jax.Array) -> tuple[PyTree, PyTree]:
         env, params = _build(self.name, self.options)
         observation, state = env.reset_env(key, params)
-        # Some states begin as Python numbers, which a scan could not carry.
-        return jax.tree.map(jnp.asarray, state), observation
+        # Some states begin as Python numbers: given a type of their own, the first step compiles like all others.
+        return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.result_type(x)), state), observation
 
     def step(self, key: jax.Array, state: PyTree, action: PyTree) -> tuple:
         env, params = _build(self.name, self.options)

@@ -177,7 +177,8 @@ def _unknown(name: str) -> UserError:
 def _make_object(thing: Any, num_envs: int, seeds: list[int], label: str, **options: Any) -> Environment:
     if all(hasattr(thing, part) for part in ("observation", "action", "reset", "step")):
         return _adapter("operant").from_world(thing, num_envs, label, **options)
-    if all(hasattr(thing, part) for part in ("spec", "num_envs", "host", "reset", "step")) and not inspect.isclass(thing):
+    finished = all(hasattr(thing, part) for part in ("spec", "num_envs", "host", "reset", "step"))
+    if finished and not inspect.isclass(thing):
         return _finished(thing, num_envs, **options)
     if isinstance(thing, Callable) and not inspect.isclass(thing) and "num_envs" in _parameters(thing):
         return _finished(thing(num_envs=num_envs, seeds=seeds, **options), num_envs)

@@ -85,7 +85,7 @@ class FrameStack(_Around):
         if isinstance(space, Dict):
             return Dict(tuple((name, self._stacked(sub)) for name, sub in space.items))
         if not isinstance(space, Box) or not space.shape:
-            raise UserError(f"frame_stack={self.n} needs observations that are arrays, but {self.env.spec.name} has {space}.")
+            raise UserError(f"{self.env.spec.name} has observations that cannot be stacked: {space}.")
 
         def repeat(bound):
             if np.ndim(bound) == 0:
@@ -181,7 +181,7 @@ class TimeLimit(_Around):
     def __post_init__(self):
         positive("time_limit", self.limit)
         if self.env.host:
-            raise UserError(f"{self.env.spec.name} cannot be reset one by one from outside: make it with time_limit= instead.")
+            raise UserError(f"{self.env.spec.name} cannot be reset from outside: make it with time_limit= instead.")
 
     @property
     def spec(self) -> Spec:

@@ -78,11 +78,12 @@ def load_file(place: str) -> type:
     return getattr(module, cls)
 
 
-def build(method: str, suite: str = "", env: str = "") -> Any:
+def build(method: str, env: Any = "") -> Any:
     """An agent with its preset for a task: `ppo`, `rnd:ppo` (an idea around a base agent), or `file.py:Class`.
 
     Presets are looked up by the environment's name, then by its suite; without one the defaults stand.
     """
+    suite = suite_of(env)
     if ".py:" in method:
         return load_file(method)()
     name, _, rest = method.partition(":")
@@ -91,16 +92,23 @@ def build(method: str, suite: str = "", env: str = "") -> Any:
     if rest:
         if "agent" not in cls.__dataclass_fields__:
             raise UserError(f"{name} is no wrapper: it cannot go around '{rest}'")
-        fields["agent"] = build(rest, suite, env)
+        fields["agent"] = build(rest, env)
     elif "agent" in cls.__dataclass_fields__:
-        fields["agent"] = build(cls().agent.registered_name, suite, env)
+        fields["agent"] = build(cls().agent.registered_name, env)
     return apply(cls(), fields)
 
 
-def preset(cls: type, suite: str, env: str) -> dict[str, Any]:
+def suite_of(env: Any) -> str:
+    """The suite of an environment that is listed; "" for objects and for names that only Gymnasium knows."""
+    from operant.envs import registry
+
+    return registry.info(env).suite if isinstance(env, str) and env in registry.names() else ""
+
+
+def preset(cls: type, suite: str, env: Any) -> dict[str, Any]:
     """The preset of a method for an environment or its suite, with its `source`; empty where there is none."""
     presets = getattr(cls, "presets", {})
-    return presets.get(env, presets.get(suite, {}))
+    return presets.get(env if isinstance(env, str) else "", presets.get(suite, {}))
 
 
 def apply(agent: Any, fields: dict[str, Any]) -> Any:

@@ -40,6 +40,9 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H2 W2 features"]:
+        if self.padding == "VALID" and min(x.shape[-3:-1]) < self.kernel:
+            size = f"{x.shape[-3]} x {x.shape[-2]}"
+            raise ValueError(f"{size} is too small for a {self.kernel} x {self.kernel} kernel; choose another torso")
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.orthogonal(self.scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -59,8 +62,6 @@ def to_float(x: Shaped[Array, "*shape"], white: float = 255.0) -> Float[Array, "
 
 
 def flatten(x: Float[Array, "*B H W C"]) -> Float[Array, "*B HWC"]:
-    if 0 in x.shape[-3:]:
-        raise ValueError('the images are too small for these convolutions; choose the torso "minatar" or "mlp"')
     return x.reshape(x.shape[:-3] + (-1,))
 
 

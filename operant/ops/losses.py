@@ -45,9 +45,7 @@ def masked_standardize(
 
 
 # ------------------------------------------------------------------------------------------------------------ policies
-def policy_gradient_loss(
-    log_prob: Float[Array, "*shape"], advantage: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
+def policy_gradient_loss(log_prob: Float[Array, "*shape"], advantage: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """-log pi(a) A, whose gradient is that of the policy gradient theorem (Williams 1992; Sutton et al. 2000)."""
     return -log_prob * advantage
 

@@ -45,7 +45,6 @@ def local_key(key: PRNGKeyArray) -> PRNGKeyArray:
     return key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
 
 
-
 def device_index() -> Any:
     """This device's place on the axis; 0 where there is none."""
     axis = _axis.get()

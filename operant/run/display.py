@@ -52,7 +52,9 @@ class Display:
         """steps: of one lane, for the bar; speed: steps per second over all lanes."""
         result = describe_return(mean, spread)
         if self._progress is not None:
-            self._progress.update(self._task, completed=min(steps, self.total), speed=f"{speed:,.0f} steps/s", result=result)
+            self._progress.update(
+                self._task, completed=min(steps, self.total), speed=f"{speed:,.0f} steps/s", result=result
+            )
         elif not self.quiet and time.monotonic() - self._last_line >= 10.0:
             self._last_line = time.monotonic()
             print(f"{steps:>12,} / {self.total:,} steps  {speed:,.0f} steps/s  {result}", file=sys.stderr, flush=True)

@@ -38,7 +38,9 @@ def layout(lanes: int, num_envs: int, devices: int, shard: str, host: bool) -> t
     if devices > available:
         raise UserError(f"--devices {devices}: this machine has {available}")
     if host and devices > 1:
-        raise UserError("host environments run on one device (their simulator uses all cores itself); leave out --devices")
+        raise UserError(
+            "host environments run on one device (their simulator uses all cores itself); leave out --devices"
+        )
     if shard == "envs":
         wanted = devices or available
         if lanes != 1:
@@ -104,17 +106,23 @@ class Program:
 
     def init(self) -> RunState:
         """A fresh run."""
-        shape = jax.eval_shape(self._local_init, *jax.tree.map(self._local_shape, (self.agents, self.keys())))
-        specs = self._specs(shape)
+        keys = self.keys()
+        # not under shard_map: LAPACK calls in it (orthogonal initialisation) can wait for each other for ever when the
+        # CPU counts as several devices
+        states = self._compile("init agents", self.learner.init_agents, (self.agents, keys), donate=())(
+            self.agents, keys
+        )
+        args = (self.agents, states, keys)
         lanes = P(AXIS) if self.mode == "lanes" else P()
-        function = self._sharded(self._local_init, (lanes, lanes), specs)
-        return self._compile("init", function, (self.agents, self.keys()), donate=())(self.agents, self.keys())
+        function = self._sharded(self.learner.init, (lanes, lanes, lanes), self._specs(self._local_shapes()))
+        return self._compile("init", function, args, donate=())(*args)
 
-    def _local_shape(self, x: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((self._local_lanes, *x.shape[1:]), x.dtype)
-
-    def _local_init(self, agents, keys):
-        return self.learner.init(agents, keys)
+    def _local_shapes(self) -> RunState:
+        """Shapes of one device's part of a run."""
+        local = lambda x: jax.ShapeDtypeStruct((self._local_lanes, *x.shape[1:]), x.dtype)  # noqa: E731
+        agents, keys = jax.tree.map(local, (self.agents, self.keys()))
+        states = jax.eval_shape(self.learner.init_agents, agents, keys)
+        return jax.eval_shape(self.learner.init, agents, states, keys)
 
     def chunk(self, run: RunState) -> tuple[RunState, dict[str, jax.Array]]:
         """`chunk_updates` updates. Returns the new run (the old one's buffers are reused) and metrics [K]."""
@@ -205,7 +213,7 @@ class Program:
 
     def like(self) -> Any:
         """Shapes of the whole run state, for loading."""
-        shape = jax.eval_shape(self._local_init, *jax.tree.map(self._local_shape, (self.agents, self.keys())))
+        shape = self._local_shapes()
         specs = self._specs(shape)
 
         def whole(x, spec):

@@ -34,13 +34,17 @@ def finish_run(run: Any, *, json_line: bool) -> None:
     table.add_column()
     if summary["return_mean"] is not None:
         low, high = summary["return_ci"]
-        table.add_row("return", f"{summary['return_mean']:,.1f}  (95 % {low:,.1f} to {high:,.1f}, over {summary['ci_over']})")
+        table.add_row(
+            "return", f"{summary['return_mean']:,.1f}  (95 % {low:,.1f} to {high:,.1f}, over {summary['ci_over']})"
+        )
     if summary["settings"] > 1:
         for text in settings_table(run):
             table.add_row("setting", text)
     table.add_row("steps", f"{summary['steps']:,} of each of {len(run.lanes)} lane(s)")
     if summary["steps_per_second"]:
-        table.add_row("speed", f"{summary['steps_per_second']:,.0f} steps/s, compiled in {summary['compile_seconds']:.1f} s")
+        table.add_row(
+            "speed", f"{summary['steps_per_second']:,.0f} steps/s, compiled in {summary['compile_seconds']:.1f} s"
+        )
     if summary["peak_memory_bytes"]:
         table.add_row("memory", f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB in the compiled chunk")
     if figure:
@@ -81,7 +85,9 @@ def print_evaluation(run: Any, result: dict[str, Any], *, json_line: bool) -> No
         f"{result['seeds']} seed(s) x {result['episodes']} episodes, mean length {result['length_mean']:,.1f})"
     )
     if result["unfinished"]:
-        print(f"{result['unfinished']} episode(s) were cut by the cap on steps; their returns count as far as they went")
+        print(
+            f"{result['unfinished']} episode(s) were cut by the cap on steps; their returns count as far as they went"
+        )
 
 
 def print_runs(runs: list[dict[str, Any]], root: str, *, json_line: bool) -> None:
@@ -161,9 +167,10 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     Runs of one configuration but for their seed are pooled by naming them together on the command line as they are:
     each run is one curve, with its own interval.
     """
-    from operant.cli import to_json_line
     from operant.run.directory import RunDirectory
     from operant.run.writers import read_metrics
+
+    from operant.cli import to_json_line
 
     if len(paths) < 2:
         raise UserError("compare needs two runs or more")
@@ -171,7 +178,9 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     for path in paths:
         directory = RunDirectory.open(path)
         config = directory.config
-        evaluations = [_evaluation(row) for row in read_metrics(directory.path / "metrics.jsonl") if "eval_return" in row]
+        evaluations = [
+            _evaluation(row) for row in read_metrics(directory.path / "metrics.jsonl") if "eval_return" in row
+        ]
         name = f"{config['agent']['agent']} ({path.name})"
         curves.append((name, evaluations))
         last = evaluations[-1] if evaluations else None
@@ -278,11 +287,10 @@ def bench(
     from operant.cli import to_json_line
     from operant.methods import build
     from operant.run.program import Program
-    from operant.run.train import suite_of
 
     rows = []
     for width in num_envs:
-        agent = dataclasses.replace(build(method, suite_of(env), env), num_envs=width)
+        agent = dataclasses.replace(build(method, env), num_envs=width)
         agent.check()
         agents = jax.tree.map(lambda x: np.full((seeds,), x, np.float32), strong(agent))
         updates = max(1, 16384 // (width * agent.rollout_length))
@@ -290,10 +298,10 @@ def bench(
         state = program.init()
         state, _ = program.chunk(state)
         jax.block_until_ready(state)
-        before, began = int(np.sum(state.steps)), time.perf_counter()
+        before, began = int(np.asarray(state.steps).sum()), time.perf_counter()
         while time.perf_counter() - began < seconds:
             state, _ = jax.block_until_ready(program.chunk(state))
-        speed = (int(np.sum(state.steps)) - before) / (time.perf_counter() - began)
+        speed = (int(np.asarray(state.steps).sum()) - before) / (time.perf_counter() - began)
         parts = time_parts(program, state) if program.num_devices == 1 else {}
         rows.append({"num_envs": width, "seeds": seeds, "devices": program.num_devices, "steps_per_second": speed,
                      "compile_seconds": program.compile_seconds, "seconds_per_update": parts})  # fmt: skip

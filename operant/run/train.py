@@ -17,19 +17,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from operant.run.directory import RunDirectory, default_path, describe_machine
+from operant.run.writers import Metrics
 
 from operant import agent as contract
 from operant.errors import UserError
 from operant.learner import RunState
 from operant.methods import build
-from operant.ops.statistics import mean_interval
 from operant.run import checkpoint, sweep
-from operant.run.directory import RunDirectory, default_path, describe_machine
 from operant.run.display import Display, describe_return
+from operant.run.evaluation import summarize
 from operant.run.policy import Policy
 from operant.run.program import Program
 from operant.run.settings import Settings
-from operant.run.writers import Metrics
 
 EXIT_NAN = 3
 EXIT_DEADLINE = 4
@@ -60,7 +60,7 @@ class Run:
     @property
     def steps(self) -> int:
         """Steps that every lane has reached."""
-        return int(np.min(self.state.steps))
+        return int(np.asarray(self.state.steps).min())
 
     @property
     def curve(self) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """What `operant train --json` prints."""
         last = self.evaluations[-1] if self.evaluations else {}
-        total = int(np.sum(self.state.steps))
+        total = int(np.asarray(self.state.steps).sum())
         return {
             "run": str(self.path),
             "steps": self.steps,
@@ -110,27 +110,6 @@ class Run:
             "frozen_lanes": self.diagnose(),
             "interrupted": self.interrupted,
         }
-
-
-def summarize(outcome: Any) -> dict[str, Any]:
-    """An evaluation's numbers, with a 95 % interval over seeds, or over episodes where there is one seed."""
-    returns = np.asarray(outcome.returns, np.float64)
-    finished = np.asarray(outcome.finished)
-    means = returns.mean(1)
-    over_seeds = len(means) > 1
-    sample = means if over_seeds else returns[0]
-    finite = sample[np.isfinite(sample)]
-    low, high = mean_interval(finite) if len(finite) > 1 else (math.nan, math.nan)
-    return {
-        "return_mean": float(finite.mean()) if len(finite) else math.nan,
-        "return_ci": [low, high],
-        "ci_over": "seeds" if over_seeds else "episodes",
-        "seeds": len(means),
-        "episodes": int(returns.shape[1]),
-        "returns": means.tolist(),
-        "length_mean": float(np.asarray(outcome.lengths).mean()),
-        "unfinished": int((~finished).sum()),
-    }
 
 
 # ------------------------------------------------------------------------------------------------------------- train
@@ -163,7 +142,7 @@ def train(
     configured.check()
     name = env if isinstance(env, str) else type(env).__name__
     if isinstance(agent, str):
-        agent = build(agent, suite_of(env), name)
+        agent = build(agent, env)
     agent.check()
     program, lanes = _program(agent, env, configured)
     path = Path(run_dir) if run_dir is not None else default_path(agent.registered_name, name, configured.seed)
@@ -220,18 +199,6 @@ def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "lates
     run.evaluations = list(header["evaluations"])
     run.seconds, run.train_seconds = header["seconds"], header["train_seconds"]
     return run
-
-
-def suite_of(env: Any) -> str:
-    """The suite of an environment that is given by name, for presets; "" where it is not listed."""
-    from operant.envs import registry
-
-    if not isinstance(env, str):
-        return ""
-    try:
-        return registry.info(env).suite
-    except UserError:
-        return ""
 
 
 def _program(agent: Any, env: Any, settings: Settings) -> tuple[Program, list[dict[str, Any]]]:

@@ -1,0 +1,249 @@
+"""Any Gymnasium environment, including those that raise, hang and crash."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from operant import envs
+from operant.errors import EnvironmentFailure, UserError
+from operant.types import Box, Dict, Discrete, MultiDiscrete
+
+
+class Counter(gymnasium.Env):
+    """Shows how many steps its episode has had, and a number drawn at reset; terminates after `length`."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Discrete(2, start=5)
+
+    def __init__(self, length=4, bad_action_at=None, trouble=""):
+        self.length, self.bad_at, self.trouble = length, bad_action_at, trouble
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.mark = 0, self.np_random.uniform()
+        if self.trouble == "reset":
+            raise ValueError("no luck")
+        return np.array([0.0, self.mark]), {}
+
+    def step(self, action):
+        assert action in (5, 6)
+        self.time += 1
+        if self.bad_at == self.time and action == 6:
+            if self.trouble == "raise":
+                raise ValueError("the game broke")
+            if self.trouble == "hang":
+                time.sleep(60)
+            if self.trouble == "crash":
+                os._exit(3)
+        return np.array([self.time, self.mark]), 1.0, self.time == self.length, False, {}
+
+
+class Masks(Counter):
+    def _info(self):
+        return {"action_mask": np.array([1, self.time % 2], np.int8)}
+
+    def reset(self, *, seed=None, options=None):
+        observation, _ = super().reset(seed=seed)
+        return observation, self._info()
+
+    def step(self, action):
+        *rest, _ = super().step(action)
+        return *rest, self._info()
+
+
+class Spaces(Counter):
+    """Odd spaces: a dictionary with an image that has its channels in front, and a float64 action with bounds."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "image": gymnasium.spaces.Box(0, 255, (3, 8, 8), np.uint8),
+            "kind": gymnasium.spaces.Discrete(3, start=1),
+            "grid": gymnasium.spaces.MultiDiscrete([4, 5]),
+        }
+    )
+    action_space = gymnasium.spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 4.0]), (2,), np.float64)
+
+    def _observe(self):
+        image = np.zeros((3, 8, 8), np.uint8)
+        image[1, 2, 3] = 9
+        return {"image": image, "kind": np.int64(2), "grid": np.array([3, 4])}
+
+    def reset(self, *, seed=None, options=None):
+        return self._observe(), {}
+
+    def step(self, action):
+        assert action.dtype == np.float64 and self.action_space.contains(action)
+        return self._observe(), float(action[1]), False, False, {}
+
+
+def play(env, actions):
+    """Timesteps [T + 1, B, ...] for given actions [T, B, ...], from one jit and scan."""
+
+    @jax.jit
+    def run(keys, actions):
+        state, timestep = env.reset(keys)
+        _, rest = jax.lax.scan(env.step, state, actions)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), timestep, rest)
+
+    return jax.tree.map(np.asarray, run(jax.random.split(jax.random.key(0), env.num_envs), actions))
+
+
+def zeros(steps, num_envs=2):
+    return np.zeros((steps, num_envs), np.int32)
+
+
+def test_steps_resets_and_types():
+    env = envs.make(Counter, 2, length=3)
+    assert env.spec.observation == Box((2,)) and env.spec.action == Discrete(2) and env.spec.name == "Counter"
+    t = play(env, zeros(9))
+    assert t.observation[:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert t.first[:, 0].tolist() == [True, False, False, False, True, False, False, False, True, False]
+    assert t.discount[:, 1].tolist() == [1, 1, 1, 0, 1, 1, 1, 0, 1, 1]
+    assert t.reward[:, 1].tolist() == [0, 1, 1, 1, 0, 1, 1, 1, 0, 1]
+    assert env.failures == 0
+    env.close()
+
+
+def test_same_as_gymnasium_itself():
+    env = envs.make("gym:Pendulum-v1", 2, [5, 9], time_limit=6)
+    actions = np.random.default_rng(0).uniform(-1, 1, (6, 2, 1)).astype(np.float32)
+    t = play(env, actions)
+    for i, seed in enumerate([5, 9]):
+        plain = gymnasium.make("Pendulum-v1", max_episode_steps=6)
+        observation, _ = plain.reset(seed=seed)
+        np.testing.assert_allclose(t.observation[0, i], observation, rtol=1e-6)
+        for step in range(6):
+            observation, reward, terminated, truncated, _ = plain.step(2 * actions[step, i])
+            np.testing.assert_allclose(t.observation[step + 1, i], observation, rtol=1e-5)
+            assert t.reward[step + 1, i] == pytest.approx(reward, rel=1e-5)
+        assert truncated and t.last[6, i] and t.discount[6, i] == 1
+
+
+def test_time_limit_of_a_callable_keeps_discount_1():
+    t = play(envs.make(lambda: Counter(length=9), 2, time_limit=3), zeros(7))
+    assert t.last[:, 0].tolist() == [False, False, False, True, False, False, False, True]
+    assert np.all(t.discount == 1)
+
+
+def test_spaces_of_all_kinds():
+    env = envs.make(Spaces, 2)
+    assert isinstance(env.spec.observation, Dict)
+    assert dict(env.spec.observation.items) == {
+        "image": Box((8, 8, 3), "uint8", 0.0, 255.0),
+        "kind": Discrete(3),
+        "grid": Box((2,), "float32", 0.0, (3.0, 4.0)),
+    }
+    assert env.spec.action == Box((2,), "float32", (-1.0, 0.0), (1.0, 4.0))
+    t = play(env, np.full((3, 2, 2), 0.5, np.float32))
+    assert t.observation["image"].shape == (4, 2, 8, 8, 3) and t.observation["image"][0, 0, 2, 3, 1] == 9
+    assert np.all(t.observation["kind"] == 1) and np.all(t.observation["grid"] == [3, 4])
+    np.testing.assert_allclose(t.reward[1:], 3.0)
+
+    class Words(Counter):
+        observation_space = gymnasium.spaces.Text(5)
+
+    with pytest.raises(UserError, match="Text"):
+        envs.make(Words, 1)
+
+
+def test_multi_discrete_actions():
+    class Many(Counter):
+        action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+
+        def step(self, action):
+            return np.array([0.0, 0.0]), float(action @ [10, 1]), False, False, {}
+
+    env = envs.make(Many, 2)
+    assert env.spec.action == MultiDiscrete((2, 3))
+    assert np.all(play(env, np.tile([1, 2], (2, 2, 1)).astype(np.int32)).reward[1:] == 12)
+
+
+def test_action_masks():
+    env = envs.make(Masks, 2, length=3)
+    t = play(env, zeros(5))
+    assert env.spec.action_mask
+    assert t.action_mask[:, 0].tolist() == [[True, bool(x % 2)] for x in (0, 1, 2, 3, 0, 1)]
+
+
+def test_a_raising_environment_is_made_again_and_the_others_go_on():
+    env = envs.make(lambda: Counter(length=6, bad_action_at=2, trouble="raise"), 3)
+    actions = zeros(8, 3)
+    actions[1, 1] = 1  # the second environment raises at its second step
+    t = play(env, actions)
+    assert env.failures == 1
+    assert t.observation[:, 1, 0].tolist() == [0, 1, 0, 1, 2, 3, 4, 5, 6]
+    assert t.first[:, 1].tolist() == [True, False, True] + [False] * 6
+    assert not t.last[:3, 1].any() and t.reward[2, 1] == 0 and t.discount[2, 1] == 1
+    assert t.observation[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]
+    assert t.observation[0, 1, 1] != t.observation[2, 1, 1]  # another seed
+
+
+def test_failures_are_bounded():
+    env = envs.make(lambda: Counter(bad_action_at=1, trouble="raise"), 2, max_failures=3)
+    with pytest.raises(Exception, match="the game broke"):
+        play(env, zeros(20) + 1)
+    assert isinstance(env.error, EnvironmentFailure) and "max_failures=3" in str(env.error)
+    with pytest.raises(Exception, match="max_failures=3"):
+        play(env, zeros(1))
+
+
+def test_an_environment_that_cannot_start_is_refused():
+    with pytest.raises(UserError, match="no luck"):
+        envs.make(lambda: Counter(trouble="reset"), 1)
+
+
+def test_a_hanging_environment_is_given_up():
+    env = envs.make(lambda: Counter(length=50, bad_action_at=3, trouble="hang"), 2, step_timeout=0.5)
+    actions = zeros(6)
+    actions[2, 0] = 1
+    t = play(env, actions)
+    assert env.failures == 1
+    assert t.observation[:, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 3] == t.observation[:, 1, 0].tolist()
+    assert t.first[3].all() and not t.last.any()
+    always = envs.make(lambda: Counter(bad_action_at=1, trouble="hang"), 1, step_timeout=0.2, max_failures=1)
+    with pytest.raises(Exception, match="no answer within 0.2 s"):
+        play(always, zeros(5, 1) + 1)
+    assert isinstance(always.error, EnvironmentFailure)
+
+
+def test_a_crash_costs_the_batch_its_episodes():
+    env = envs.make(Counter, 2, asynchronous=True, length=50, bad_action_at=3, trouble="crash")
+    actions = zeros(6)
+    actions[2, 1] = 1
+    t = play(env, actions)
+    assert env.failures == 1
+    assert t.observation[:, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 3]
+    assert t.first[3].all() and not t.last.any()
+    env.close()
+
+
+def test_bad_requests_are_refused():
+    with pytest.raises(UserError, match="callable"):
+        envs.make(Counter(), 2)
+    assert envs.make(Counter(), 1).spec.num_envs == 1
+    with pytest.raises(UserError, match="length"):
+        envs.make(Counter, 1, lenght=3)
+    with pytest.raises(UserError, match="step_timeout"):
+        envs.make(Counter, 1, step_timeout=0)
+    with pytest.raises(UserError, match="Gymnasium cannot make"):
+        envs.make("gym:NoSuchThing-v3", 1)
+    env = envs.make(Counter, 1)
+    env.close()
+    with pytest.raises(Exception, match="closed"):
+        play(env, zeros(1, 1))
+
+
+def test_registered_in_gymnasium_or_here():
+    gymnasium.register("OperantCounter-v0", Counter, max_episode_steps=3)
+    env = envs.make("OperantCounter-v0", 2)
+    assert env.spec.time_limit == 3
+    envs.register("Count-v0", Counter, length=2)
+    t = play(envs.make("Count-v0", 2), zeros(3))
+    assert t.discount[2, 0] == 0
