@@ -146,6 +146,7 @@ class EnvPool:
         self._layout = _Layout(self._pool.spec, flatten)
         self.spec: Spec = self._layout.spec(name, self._pool.config["num_envs"])
         self.num_envs: int = self.spec.num_envs
+        self._true_discount = suite(name) == "dmc"
         self._life_loss = life_loss_terminates
         self._closed = False
         # Outside of this context the call would be declared with 32-bit types, whatever the simulator writes.
@@ -182,9 +183,9 @@ class EnvPool:
         handle, out = self._receive(handle)
         first = out["elapsed_step"] == 0
         last, live = out["done"] & ~first, ~first
-        # At a time limit EnvPool sets `trunc`, and in most suites a discount of 0, which is not to be believed; without
-        # `trunc`, DeepMind Control ends some episodes with a discount of 1.
-        terminated = last & ~out["trunc"] & (out["discount"] == 0)
+        # At a time limit EnvPool sets `trunc`, and a discount of 0 that is not to be believed. DeepMind Control's
+        # discounts are its own: true at a time limit, and sometimes 1 without one.
+        terminated = last & (out["discount"] == 0) & (self._true_discount | ~out["trunc"])
         if "info:terminated" in out:
             terminated = terminated | (last & (out["info:terminated"] != 0))
         discount = 1.0 - terminated.astype(jnp.float32)

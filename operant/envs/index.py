@@ -7,9 +7,11 @@ needs every suite installed. An environment that cannot be described keeps no en
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import sys
+import tempfile
 import warnings
 from typing import Any
 
@@ -21,7 +23,7 @@ from operant.envs.worlds import WORLDS, from_world
 from operant.errors import UserError
 from operant.types import Spec
 
-PATH = pathlib.Path(__file__).with_name("index.json")
+PATH = pathlib.Path(__file__).resolve().with_name("index.json")
 
 
 def build() -> dict[str, dict[str, Any]]:
@@ -85,6 +87,7 @@ def write(index: dict[str, dict[str, Any]], path: pathlib.Path = PATH) -> None:
 
 
 if __name__ == "__main__":
-    result = build()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # simulators leave logs where they stand
+        result = build()
     write(result)
     print(f"{len(result['environments'])} environments, {len(result['left_out'])} left out: {PATH}", file=sys.stderr)

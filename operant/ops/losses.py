@@ -29,7 +29,7 @@ def masked_mean(x: Float[Array, "*shape"], valid: Float[Array, "*shape"]) -> Flo
     """
     if jnp.shape(x) != jnp.shape(valid):
         raise ValueError(f"masked_mean: `x` {jnp.shape(x)} and `valid` {jnp.shape(valid)} must have the same shape")
-    count, devices = parallel.psum((jnp.sum(valid), 1))
+    count, devices = parallel.psum((jnp.sum(valid), jnp.ones(())))
     return jnp.sum(jnp.where(valid, x, 0.0)) * devices / jnp.maximum(count, 1)
 
 
