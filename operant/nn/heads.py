@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from operant.nn.initial import orthogonal
 from operant.nn.torsos import MLP, dense
 from operant.ops.distributions import Categorical, Distribution, MultiCategorical, Normal, SquashedNormal, masked
 from operant.types import Box, Discrete, MultiDiscrete, Space
@@ -56,7 +57,7 @@ class PolicyHead(nn.Module):
         mean = dense(size, self.scale, name="mean")(features)
         start = nn.initializers.constant(self.initial_log_std)
         if self.state_dependent_std:
-            weights = nn.initializers.orthogonal(self.scale)
+            weights = orthogonal(self.scale)
             log_std = nn.Dense(size, kernel_init=weights, bias_init=start, name="log_std")(features)
             log_std = jnp.clip(log_std, *LOG_STD_RANGE)
         else:

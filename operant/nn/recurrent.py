@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from operant.nn.initial import orthogonal
+
 State = Float[Array, "B H"]
 Carry = PyTree[State]
 
@@ -29,12 +31,12 @@ def _scan(step: Callable, inputs: Float[Array, "T B G"], carry: Carry, first: Bo
 
 def _blocks(gates: int) -> Callable:
     """Each gate's recurrent matrix is orthogonal by itself."""
-    orthogonal = nn.initializers.orthogonal()
+    square = orthogonal()
 
     def init(key, shape, dtype=jnp.float32):
         rows, columns = shape
         keys = jax.random.split(key, gates)
-        return jnp.concatenate([orthogonal(k, (rows, columns // gates), dtype) for k in keys], axis=1)
+        return jnp.concatenate([square(k, (rows, columns // gates), dtype) for k in keys], axis=1)
 
     return init
 
@@ -55,7 +57,7 @@ class LSTM(nn.Module):
     ) -> tuple[Float[Array, "T B H"], tuple[State, State]]:
         """The carry is (c, h)."""
         n = self.hidden
-        w = self.param("input", nn.initializers.orthogonal(), (inputs.shape[-1], 4 * n))
+        w = self.param("input", orthogonal(), (inputs.shape[-1], 4 * n))
         u = self.param("recurrent", _blocks(4), (n, 4 * n))
         b = self.param("bias", lambda _, shape: jnp.zeros(shape).at[n : 2 * n].set(1.0), (4 * n,))
 
@@ -89,7 +91,7 @@ class GRU(nn.Module):
         self, inputs: Float[Array, "T B D"], carry: State, first: Bool[Array, "T B"]
     ) -> tuple[Float[Array, "T B H"], State]:
         n = self.hidden
-        w = self.param("input", nn.initializers.orthogonal(), (inputs.shape[-1], 3 * n))
+        w = self.param("input", orthogonal(), (inputs.shape[-1], 3 * n))
         u = self.param("recurrent", _blocks(3), (n, 3 * n))
         b = self.param("bias", nn.initializers.zeros, (3 * n,))
         b_n = self.param("recurrent_bias", nn.initializers.zeros, (n,))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from operant.nn.initial import orthogonal
 from operant.types import Box, Dict, Discrete, MultiDiscrete, Space
 
 
@@ -23,7 +24,7 @@ def activate(x: Float[Array, "*shape"], name: str) -> Float[Array, "*shape"]:
 
 def dense(features: int, scale: float, name: str | None = None) -> nn.Dense:
     """A linear layer with orthogonal weights of gain `scale` and zero biases."""
-    return nn.Dense(features, kernel_init=nn.initializers.orthogonal(scale), name=name)
+    return nn.Dense(features, kernel_init=orthogonal(scale), name=name)
 
 
 class Conv(nn.Module):
@@ -44,7 +45,7 @@ class Conv(nn.Module):
             size = f"{x.shape[-3]} x {x.shape[-2]}"
             raise ValueError(f"{size} is too small for a {self.kernel} x {self.kernel} kernel; choose another torso")
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.orthogonal(self.scale), shape)
+        kernel = self.param("kernel", orthogonal(self.scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = jax.lax.conv_general_dilated(
             x.reshape((-1, *x.shape[-3:])),

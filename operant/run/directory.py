@@ -1,184 +1,406 @@
-"""A run's directory: what is in it, how one is made, found and listed. Imports nothing heavy.
+"""A run's directory, and what is known of a run without starting JAX.
 
-    config.json      agent, environment, settings, versions, machine, git state
-    metrics.jsonl    one line per chunk        tensorboard/   the same for TensorBoard
-    checkpoints/     figures/     films/       status.json    summary.json
+    config.json      what was asked for, and on what machine; written once
+    status.json      running, finished, interrupted or failed; which process, and when it last gave a sign of life
+    metrics.jsonl    one line of numbers after every chunk (`operant.run.writers`)
+    summary.json     how it ended
+    checkpoints/     `operant.run.checkpoint`
+    figures/, films/, tensorboard/
+
+Everything here is small, and read with suspicion: directories come from other people too.
 """
 
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
-import json
+import math
 import os
-import platform
 import re
-import secrets
-import subprocess
+import socket
+import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from operant.errors import UserError
+from operant.run import files
 
-CONFIG_BYTES = 16 << 20
+STATUSES = ("running", "finished", "interrupted", "failed")
+SILENT_SECONDS = 600.0  # a run on another machine that gave no sign of life for so long has failed
+BEAT_SECONDS = 5.0
+MAX_RUNS = 100_000
 
 
 class RunDirectory:
-    """Paths of a run, its configuration and its status."""
+    """The directory of one run. Make one with `create` or `open`."""
 
-    def __init__(self, path: Path, config: dict[str, Any]):
-        self.path, self.config = path, config
-        self.checkpoints, self.figures, self.films = path / "checkpoints", path / "figures", path / "films"
-        self.metrics = path / "metrics.jsonl"
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._config: dict[str, Any] | None = None
+        self._last_beat = -math.inf
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
 
     @staticmethod
-    def create(path: Path, config: dict[str, Any]) -> RunDirectory:
-        """A new run. Raises UserError if there is something at `path` already."""
+    def create(path: str | os.PathLike, config: dict[str, Any]) -> RunDirectory:
+        """A new run, with its configuration, running in this process.
+
+        Raises UserError where something is there already: a run is never begun anew over another.
+        """
         path = Path(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} exists already: choose another --run-dir, or go on with `operant resume {path}`")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_json(path / "config.json", config)
+            taken = [name for name in os.listdir(path) if not name.startswith(files.TEMPORARY)]
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{path} is not a directory: choose another --run-dir") from None
         except OSError as error:
-            raise UserError(f"the run directory {path} cannot be made: {error.strerror}") from None
-        run = RunDirectory(path, config)
-        run.set_status("running")
-        return run
+            raise UserError(f"{path} cannot be made: {error.strerror}: choose another --run-dir") from error
+        if taken:
+            if "config.json" in taken:
+                raise UserError(f"{path} holds a run: choose another --run-dir, or go on with: operant resume {path}")
+            raise UserError(f"{path} is not empty: choose another --run-dir")
+        directory = RunDirectory(path)
+        files.write_json(path / "config.json", config)
+        directory.set_status("running")
+        return directory
 
     @staticmethod
-    def open(path: Path) -> RunDirectory:
-        """An existing run. Raises UserError if `path` is none, or its configuration is damaged."""
-        path = Path(path)
-        if not (path / "config.json").is_file():
-            raise UserError(f"{path} is no run: it has no config.json; `operant runs` lists runs")
-        config = read_json(path / "config.json")
-        missing = {"agent", "env", "settings", "devices"} - set(config)
-        if missing:
-            raise UserError(f"{path / 'config.json'} lacks {', '.join(sorted(missing))}")
-        return RunDirectory(path, config)
+    def open(path: str | os.PathLike) -> RunDirectory:
+        """A run that is there. Raises UserError where there is none, or its configuration cannot be read."""
+        directory = RunDirectory(path)
+        if not directory.path.is_dir():
+            raise UserError(f"there is no run at {path}; `operant runs` lists them")
+        try:
+            directory._config = files.read_json(directory.path / "config.json")
+        except FileNotFoundError:
+            raise UserError(f"{path} holds no run: it has no config.json; `operant runs` lists runs") from None
+        return directory
 
-    def set_status(self, status: str) -> None:
-        """running, finished, interrupted or failed; with the process, so that a dead `running` can be told."""
-        write_json(self.path / "status.json", {"status": status, "pid": os.getpid(), "time": now()})
+    @property
+    def config(self) -> dict[str, Any]:
+        """What was asked for. Raises UserError where it cannot be read."""
+        if self._config is None:
+            try:
+                self._config = files.read_json(self.path / "config.json")
+            except FileNotFoundError:
+                raise UserError(f"{self.path} holds no run: it has no config.json") from None
+        return self._config
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def films(self) -> Path:
+        return self.path / "films"
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The rows of the run's metrics, in order."""
+        from operant.run.writers import read_metrics
+
+        return read_metrics(self.path / "metrics.jsonl")
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """How the run ended, or None."""
+        try:
+            return files.read_json(self.path / "summary.json")
+        except FileNotFoundError:
+            return None
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The end of a run, or of its part before an interruption."""
-        write_json(self.path / "summary.json", summary)
-        frozen = bool(summary.get("frozen_lanes"))
-        self.set_status("interrupted" if summary.get("interrupted") else "failed" if frozen else "finished")
+        """Writes the summary; the run's status is then `interrupted` if the summary says so, else `finished`."""
+        files.write_json(self.path / "summary.json", summary)
+        self.set_status("interrupted" if summary.get("interrupted") else "finished")
+
+    # ---------------------------------------------------------------------------------------------------------- status
+    def set_status(self, status: str, reason: str | None = None) -> None:
+        """Says how the run is doing: running (in this process), finished, interrupted or failed (with its reason)."""
+        if status not in STATUSES:
+            raise ValueError(f"status is {status!r}; expected one of {', '.join(STATUSES)}")
+        data = {
+            "status": status,
+            "pid": os.getpid(),
+            "process_started": _process_started(os.getpid()),
+            "host": socket.gethostname(),
+            "heartbeat": time.time(),
+        }
+        if reason is not None:
+            data["reason"] = reason
+        files.write_json(self.path / "status.json", data)
+        self._last_beat = time.monotonic()
+
+    def beat(self) -> None:
+        """A sign of life from the process that runs this run; call it as often as you like."""
+        if time.monotonic() - self._last_beat >= BEAT_SECONDS:
+            self.set_status("running")
+
+    @property
+    def status(self) -> str:
+        """running, finished, interrupted or failed. A run whose process is gone without a word has failed."""
+        try:
+            data = files.read_json(self.path / "status.json")
+        except FileNotFoundError:
+            return "failed"
+        status = data.get("status")
+        if status not in STATUSES:
+            raise UserError(f"{self.path / 'status.json'} has no status that is known")
+        if status == "running" and not self._lives(data):
+            return "failed"
+        return status
+
+    def _lives(self, data: dict[str, Any]) -> bool:
+        if data.get("host") == socket.gethostname():
+            pid = data.get("pid")
+            return type(pid) is int and _is_alive(pid, data.get("process_started"))
+        signs = [data.get("heartbeat")]
+        try:
+            signs.append(os.stat(self.path / "metrics.jsonl").st_mtime)
+        except FileNotFoundError:
+            signs.append(None)
+        last = max((s for s in signs if isinstance(s, (int, float))), default=-math.inf)
+        return time.time() - last < SILENT_SECONDS
 
 
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """A small JSON file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    os.replace(partial, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError if the file is none, or is larger than any that is written here."""
-    if path.stat().st_size > CONFIG_BYTES:
-        raise UserError(f"{path} is larger than {CONFIG_BYTES >> 20} MB: not a file of a run")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} is damaged ({str(error)[:100]})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} is damaged: expected a JSON object")
-    return data
-
-
-def default_path(method: str, env: str, seed: int) -> Path:
-    """runs/ENV/METHOD-TIME-XXXX"""
-    clean = lambda text: re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip(".") or "_"  # noqa: E731
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / clean(env) / f"{clean(method)}-{stamp}-{secrets.token_hex(2)}"
-
-
-def list_runs(root: Path) -> list[dict[str, Any]]:
-    """What is known of every run below `root`, oldest first. A damaged run is listed as such."""
-    if not root.is_dir():
-        raise UserError(f"{root} is no directory; runs are kept in ./runs unless --run-dir says otherwise")
-    found = []
-    for directory, children, files in os.walk(root):
-        if "config.json" in files:
-            children.clear()
-            found.append(_describe_run(Path(directory)))
-    return sorted(found, key=lambda run: run["modified"])
-
-
-def _describe_run(path: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"run": str(path), "modified": (path / "config.json").stat().st_mtime}
-    try:
-        config = RunDirectory.open(path).config
-        row |= {"method": config["agent"]["agent"], "env": config["env"], "planned_steps": config["settings"]["steps"]}
-        status = read_json(path / "status.json") if (path / "status.json").is_file() else {}
-        row["status"] = status.get("status", "unknown")
-        if row["status"] == "running" and not _alive(status.get("pid")):
-            row["status"] = "stopped"
-        if (path / "summary.json").is_file():
-            summary = read_json(path / "summary.json")
-            row |= {k: summary.get(k) for k in ("steps", "seeds", "return_mean", "return_ci", "ci_over")}
-    except (UserError, OSError, KeyError, TypeError) as error:
-        row["status"] = f"damaged ({str(error)[:80]})"
-    return row
-
-
-def _alive(pid: Any) -> bool:
-    if not isinstance(pid, int) or pid <= 0:
+def _is_alive(pid: int, started: Any) -> bool:
+    """Whether a process lives, and is the one that was meant: numbers of processes come round again."""
+    if not 0 < pid < 2**31:
         return False
+    if os.name == "nt":  # there, signal 0 would end the process; one who asks from outside cannot tell
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # another user's
         return True
-    return True
+    now = _process_started(pid)
+    return started is None or now is None or now == started
 
 
-PACKAGES = ("operant", "jax", "jaxlib", "flax", "numpy", "orbax-checkpoint", "gymnasium", "gymnax", "envpool", "brax")
+def _process_started(pid: int) -> int | None:
+    """When a process began, in clock ticks since the machine did; None where the system does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
-def describe_machine() -> dict[str, Any]:
-    """Versions, hardware, date and the git state of the working directory, as they go with every result."""
-    versions = {}
-    for package in PACKAGES:
+# ------------------------------------------------------------------------------------------------------------- naming
+def default_path(method: str, env: str, seed: int = 0) -> Path:
+    """`runs/<env>/<method>-<date>-<time>-<four random digits>`; a first seed other than 0 is named after the method."""
+    name = safe_name(method) + (f"-s{seed}" if seed else "")
+    return Path("runs") / safe_name(env) / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
+
+
+def safe_name(text: str) -> str:
+    """`text` as one part of a path that every file system takes."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:80].strip(".-")
+    reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", name)
+    return f"{name}-" if reserved else name or "unnamed"
+
+
+# ------------------------------------------------------------------------------------------------------------ listing
+def list_runs(root: str | os.PathLike) -> list[dict[str, Any]]:
+    """What is known of every run under `root`, oldest first; runs that are broken are listed with the reason.
+
+    Each has `run`, `status` (one of RunDirectory's, or `broken`), `method`, `env`, `seeds`, `steps`, `return_mean`,
+    `seconds`, `date`; None for what is not known, and `problem` where it is broken. Links are not followed.
+    """
+    return sorted((_describe(path) for path in _find_runs(Path(root))), key=lambda run: (run["date"] or "", run["run"]))
+
+
+def _find_runs(root: Path) -> Iterator[Path]:
+    """Directories that hold a run, or what is left of one, down to four levels."""
+    waiting, found = [(root, 0)], 0
+    while waiting:
+        path, depth = waiting.pop()
         try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
+            with os.scandir(path) as entries:
+                inside = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+        except OSError:
+            if depth == 0 and not path.exists():
+                return
+            yield path  # what cannot be read is listed as broken
             continue
+        if any(name in inside for name in ("config.json", "metrics.jsonl", "status.json", "checkpoints")):
+            found += 1
+            if found > MAX_RUNS:
+                raise UserError(f"there are more than {MAX_RUNS:,} runs under {root}: name a directory further down")
+            yield path
+        elif depth < 4:
+            waiting += [(path / name, depth + 1) for name, is_dir in inside.items() if is_dir and name[0] != "."]
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    run: dict[str, Any] = {"run": str(path), "status": "broken"}
+    run |= dict.fromkeys(("method", "env", "seeds", "steps", "return_mean", "seconds", "date"))
+    try:
+        directory = RunDirectory.open(path)
+        config = directory.config
+        agent, machine = _table(config.get("agent")), _table(config.get("machine"))
+        run["method"] = _line(agent.get("agent", config.get("method")))
+        run["env"] = _line(config.get("env"))
+        run["seeds"] = _number(_table(config.get("settings")).get("seeds"), whole=True)
+        run["date"] = _line(machine.get("date"))
+        run["status"] = directory.status
+        # an older summary is out of date once the run goes on
+        summary = directory.summary if run["status"] in ("finished", "interrupted") else None
+        run |= _progress(path / "metrics.jsonl") if summary is None else {
+            "steps": _number(summary.get("steps"), whole=True),
+            "seconds": _number(summary.get("seconds")),
+            "return_mean": _number(summary.get("return_mean")),
+        }  # fmt: skip
+    except (UserError, OSError) as error:
+        run |= {"status": "broken", "problem": _line(str(error))}
+    return run
+
+
+def _progress(path: Path, window: int = 1 << 16) -> dict[str, Any]:
+    """Steps, seconds and the last evaluation's mean return from the end of a run's metrics."""
+    from operant.run.writers import row_from_text
+
+    known: dict[str, Any] = {}
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # a pipe would keep us waiting
+            return known
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - window))
+            lines = file.read(window).split(b"\n")
+    except FileNotFoundError:
+        return known
+    for line in reversed(lines[:-1]):  # what follows the last newline is still being written
+        try:
+            row = row_from_text(line)
+        except ValueError:
+            continue  # the first line of the window may be cut
+        known.setdefault("steps", _number(_mean(row.get("steps"), min), whole=True))
+        known.setdefault("seconds", _number(row.get("seconds")))
+        if "eval_return" in row:
+            known["return_mean"] = _number(_mean(row["eval_return"]))
+            break
+    return known
+
+
+def _mean(value: Any, reduce: Any = None) -> Any:
+    if not isinstance(value, list):
+        return value
+    finite = [x for x in value if _number(x) is not None]
+    if not finite:
+        return None
+    return reduce(finite) if reduce else sum(finite) / len(finite)
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any, whole: bool = False) -> Any:
+    """A finite number, or None."""
+    if type(value) is int and abs(value) < 2**63:
+        return value
+    if type(value) is float and math.isfinite(value):
+        return int(value) if whole else value
+    return None
+
+
+def _line(value: Any) -> str | None:
+    """Text from a file, fit to be shown on a terminal: without control characters, and short."""
+    if not isinstance(value, str):
+        return None
+    shown = "".join(c if c.isprintable() else "?" for c in value[:300])
+    return shown if len(value) <= 300 else shown + "..."
+
+
+# ------------------------------------------------------------------------------------------------------------ machine
+def describe_machine() -> dict[str, Any]:
+    """What a run's numbers and speed may depend on: versions, processor, memory, the working directory's commit.
+
+    Keys: `date` (UTC, ISO 8601), `python`, `platform`, `cpu`, `cores`, `memory_bytes`, `packages` (name -> version) and
+    `git` (`commit` and `dirty`, or None where the working directory is no repository).
+    """
+    import platform
+
+    now = datetime.datetime.now(datetime.UTC)
     return {
-        "date": now(),
+        "date": now.isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "cpu": _cpu(),
         "cores": os.cpu_count(),
-        "versions": versions,
+        "memory_bytes": _memory_bytes(),
+        "packages": _versions(),
         "git": _git(),
     }
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.M)
-        if match:
-            return match[1].strip()
-    return platform.processor()
+def _cpu() -> str | None:
+    import platform
+
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        return platform.processor() or None
+    return platform.processor() or platform.machine() or None
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Operant and of what it depends on, as far as they are installed."""
+    from importlib import metadata
+
+    from operant import __version__
+
+    try:
+        wanted = [r for r in metadata.requires("operant") or [] if "extra ==" not in r]
+    except metadata.PackageNotFoundError:  # run from its sources
+        wanted = ["jax", "flax", "orbax-checkpoint", "numpy", "gymnasium", "gymnax", "envpool"]
+    names = {re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0] for requirement in wanted} | {"jaxlib", "optax"}
+    versions = {"operant": __version__}
+    for name in sorted(names):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def _git() -> dict[str, Any] | None:
-    def run(*words: str) -> str | None:
-        try:
-            done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=2, check=False)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+    commit = _ask_git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changes = _ask_git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
-    commit = run("rev-parse", "HEAD")
-    return None if commit is None else {"commit": commit, "changed": bool(run("status", "--porcelain"))}
+
+def _ask_git(*arguments: str) -> str | None:
+    import subprocess
+
+    # a repository's own settings may name a program for fsmonitor, and reading the status would run it
+    command = ["git", "-c", "core.fsmonitor=false", *arguments]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=2.0, stdin=subprocess.DEVNULL,
+            env=environment,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

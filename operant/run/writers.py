@@ -1,118 +1,252 @@
-"""Where metrics go: a file of JSON lines, TensorBoard, and Weights & Biases where asked for."""
+"""Metrics on their way out: metrics.jsonl, TensorBoard files, Weights & Biases.
+
+`metrics.jsonl` is the record; the others are views of it.  Each line is a JSON object with `update`, `steps`, `seconds`
+and metrics, each one number or a list with one number per lane.  JSON has no NaN and no infinity: they are written as
+the strings "NaN", "Infinity" and "-Infinity", and `read_metrics` makes them numbers again.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from operant.errors import MissingExtra
+from operant.errors import MissingExtra, UserError
+from operant.run import files
 
-NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-LANES_SHOWN = 16
+MAX_LINE = 16 << 20
+MAX_LANES_SHOWN = 16  # with more lanes, TensorBoard and Weights & Biases get their mean only
+_PLACE = ("update", "steps", "seconds")  # where a row stands, not what was measured
+_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
+# --------------------------------------------------------------------------------------------------------------- rows
+def row_to_text(row: dict[str, Any]) -> str:
+    """A row as one line of standard JSON. Raises ValueError for a row that is not of numbers."""
+    plain = {}
+    for name, value in row.items():
+        value = value.tolist() if hasattr(value, "tolist") else value
+        plain[name] = [_encoded(name, x) for x in value] if isinstance(value, (list, tuple)) else _encoded(name, value)
+    if type(plain.get("update")) is not int:
+        raise ValueError(f"a row's update is {row.get('update')!r}; expected a whole number")
+    return json.dumps(plain, allow_nan=False, separators=(",", ":"))
+
+
+def _encoded(name: str, x: Any) -> Any:
+    x = x.item() if hasattr(x, "item") else x
+    if not isinstance(x, (int, float)):
+        raise ValueError(f"the metric {name} is {x!r}; expected a number, or a list with one per lane")
+    if math.isfinite(x):
+        return x
+    return "NaN" if math.isnan(x) else "Infinity" if x > 0 else "-Infinity"
+
+
+def row_from_text(line: str | bytes) -> dict[str, Any]:
+    """The inverse of `row_to_text`. Raises ValueError saying what is wrong with the line."""
+    row = files.from_text(line)
+    if not isinstance(row, dict) or type(row.get("update")) is not int:
+        raise ValueError("it is no object with a whole number called update")
+    return {name: [_decoded(x) for x in v] if isinstance(v, list) else _decoded(v) for name, v in row.items()}
+
+
+def _decoded(x: Any) -> Any:
+    if isinstance(x, str) and x in _WORDS:
+        return _WORDS[x]
+    if not isinstance(x, (int, float)):
+        raise ValueError(f"{str(x)[:40]!r} is no number")
+    return x
+
+
+def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """The rows of a metrics.jsonl, one at a time; none if there is no such file.
+
+    A last line without its end is still being written, or its writer was killed: it is left out.  Raises UserError for
+    any other line that is no row of metrics.
+    """
+    for _, row in _rows(Path(path)):
+        yield row
+
+
+def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Lines as they are in the file, and the rows in them."""
+    if not path.exists():
+        return
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{path} is no regular file")
+    try:
+        with open(path, "rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE):
+                number += 1
+                if not line.endswith(b"\n"):
+                    if len(line) == MAX_LINE:
+                        raise UserError(f"{path}, line {number}, is longer than {MAX_LINE:,} bytes")
+                    return
+                try:
+                    yield line, row_from_text(line)
+                except ValueError as error:
+                    raise UserError(f"{path}, line {number}, is no row of metrics: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+# ------------------------------------------------------------------------------------------------------------- writer
 class Metrics:
-    """One row per chunk. A row has `update`, `steps`, `seconds`, and metrics: a number, or a list with one per lane.
+    """Writes rows of metrics in the directory of a run.
 
-    JSON has no NaN and no infinity: in metrics.jsonl they are the texts "nan", "inf", "-inf", which `read_metrics`
-    turns back.
+    path          the run's directory
+    wandb         a project of Weights & Biases to send the rows to as well, or nothing
+    tensorboard   whether to write TensorBoard files
+
+    Means are over the lanes where a metric is finite.  The horizontal axis is `steps`, that every lane has reached.
+    Raises UserError where there are metrics already, and MissingExtra where `wandb` is not installed.
     """
 
-    def __init__(self, directory: Path, *, wandb: str = "", purge_step: int | None = None):
-        self._file = open(directory / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115  (closed by close())
-        self._directory, self._purge_step, self._board = directory, purge_step, None
-        self._wandb = _start_wandb(wandb, directory) if wandb else None
+    def __init__(self, path: str | os.PathLike, *, wandb: str | None = None, tensorboard: bool = True):
+        self._start(Path(path), wandb, tensorboard, purge_step=None)
 
-    @staticmethod
-    def resume(directory: Path, update: int, *, wandb: str = "") -> Metrics:
-        """Goes on after `update`: later rows, and a half-written one, are taken back first."""
-        path = directory / "metrics.jsonl"
-        rows = [row for row in read_metrics(path) if row["update"] <= update] if path.exists() else []
-        partial = path.with_suffix(".partial")
-        with open(partial, "w", encoding="utf-8") as file:
-            file.writelines(_line(row) for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        return Metrics(directory, wandb=wandb, purge_step=_mean(rows[-1]["steps"]) if rows else 0)
+    @classmethod
+    def resume(
+        cls, path: str | os.PathLike, update: int, *, wandb: str | None = None, tensorboard: bool = True
+    ) -> Metrics:
+        """Goes on after `update`, the last that the run keeps: what was written after it is taken back, also where the
+        writer was killed in the middle of a line, so that the curve has neither a gap nor a line twice."""
+        path, kept = Path(path), None
+        metrics_path = path / "metrics.jsonl"
+        temporary = metrics_path.with_name(f"{files.TEMPORARY}metrics.jsonl-{os.getpid()}")
+        try:
+            try:
+                with open(temporary, "wb") as file:
+                    for line, row in _rows(metrics_path):
+                        if row["update"] <= update:
+                            file.write(line)
+                            kept = row
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, metrics_path)
+                files.flush_directory(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{metrics_path} could not be written: {error.strerror}") from error
+        writer = cls.__new__(cls)
+        writer._start(path, wandb, tensorboard, purge_step=0 if kept is None else _place(kept) + 1)
+        return writer
 
-    def write(self, row: dict[str, Any]) -> None:
-        self._file.write(_line(row))
-        self._file.flush()
-        step = int(_mean(row["steps"]))
-        scalars = {}
-        for name, value in row.items():
-            if name in ("update", "steps"):
-                continue
-            scalars[name] = _mean(value)
-            if isinstance(value, list) and 1 < len(value) <= LANES_SHOWN:
-                scalars |= {f"lane {i}/{name}": x for i, x in enumerate(value)}
-        if self._board is None:
+    def _start(self, path: Path, project: str | None, tensorboard: bool, purge_step: int | None) -> None:
+        self.path = path
+        self._board: Any = None
+        self._wandb: Any = None
+        wandb = _import_wandb() if project else None
+        metrics_path = path / "metrics.jsonl"
+        try:
+            self._file: BinaryIO = open(metrics_path, "xb" if purge_step is None else "ab")
+        except FileExistsError:
+            raise UserError(f"{metrics_path} is there already: go on with: operant resume {path}") from None
+        except OSError as error:
+            raise UserError(f"{metrics_path} could not be written: {error.strerror}") from error
+        if tensorboard:
+            if purge_step == 0:  # nothing of it is kept
+                shutil.rmtree(path / "tensorboard", ignore_errors=True)
             from tensorboardX import SummaryWriter
 
-            where = str(self._directory / "tensorboard")
-            self._board = SummaryWriter(where, purge_step=self._purge_step, flush_secs=10)
-        for name, value in scalars.items():
-            if math.isfinite(value):
-                self._board.add_scalar(name, value, step)
+            # files are named by the second: one more part, so that resuming at once does not write over the last
+            suffix = f".{os.urandom(4).hex()}"
+            self._board = SummaryWriter(
+                str(path / "tensorboard"), purge_step=purge_step or None, filename_suffix=suffix
+            )
+        if wandb is not None:
+            self._wandb = wandb.init(project=project, name=path.name, dir=str(path), id=_wandb_id(path), resume="allow")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Adds a row: `update` (whole number), `steps`, `seconds`, and metrics: numbers, or lists of one per lane.
+
+        Raises UserError where the disk refuses.
+        """
+        line = row_to_text(row)
+        try:
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self.path / 'metrics.jsonl'} could not be written: {error.strerror}") from error
+        if self._board is None and self._wandb is None:
+            return
+        row = row_from_text(line)
+        scalars = _scalars(row)
+        if self._board is not None:
+            for name, x in scalars.items():
+                self._board.add_scalar(name, x, _place(row))
+            self._board.flush()
         if self._wandb is not None:
-            self._wandb.log({name: x for name, x in scalars.items() if math.isfinite(x)}, step=step)
+            steps = {"steps": _place(row)} if "steps" in row else {}
+            self._wandb.log({**steps, **scalars}, step=row["update"])
+
+    def sync(self) -> None:
+        """Makes the rows so far outlast a power cut, as a checkpoint does that is saved next."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        if not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         if self._board is not None:
             self._board.close()
+            self._board = None
         if self._wandb is not None:
             self._wandb.finish()
+            self._wandb = None
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that was only half written is left out."""
-    rows = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not isinstance(row, dict) or not line.endswith("\n"):
-                break
-            rows.append({name: _decoded(value) for name, value in row.items()})
-    return rows
+def _place(row: dict[str, Any]) -> int:
+    """Where a row stands on the horizontal axis: the steps that every lane has reached."""
+    steps = row.get("steps", row["update"])
+    finite = [x for x in (steps if isinstance(steps, list) else [steps]) if math.isfinite(x)]
+    return int(min(finite, default=row["update"]))
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps({name: _encoded(value) for name, value in row.items()}, allow_nan=False) + "\n"
+def _scalars(row: dict[str, Any]) -> dict[str, float]:
+    """The finite numbers in a row by name: means over lanes, and single lanes where they are few."""
+    scalars = {}
+    for name, value in row.items():
+        if name in _PLACE:
+            continue
+        lanes = value if isinstance(value, list) else [value]
+        finite = [x for x in lanes if math.isfinite(x)]
+        if finite:
+            scalars[name] = sum(finite) / len(finite)
+        if 1 < len(lanes) <= MAX_LANES_SHOWN:
+            scalars |= {f"{name}/lane_{i}": x for i, x in enumerate(lanes) if math.isfinite(x)}
+    return scalars
 
 
-def _encoded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_encoded(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _decoded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decoded(v) for v in value]
-    return NOT_FINITE.get(value, value) if isinstance(value, str) else value
-
-
-def _mean(value: Any) -> float:
-    """Over the lanes that have a number."""
-    if not isinstance(value, list):
-        return float(value)
-    numbers = [float(v) for v in value if math.isfinite(v)]
-    return sum(numbers) / len(numbers) if numbers else math.nan
-
-
-def _start_wandb(project: str, directory: Path) -> Any:
+def _import_wandb() -> Any:
     try:
         import wandb
     except ImportError:
-        raise MissingExtra("logging to Weights & Biases", "wandb") from None
-    return wandb.init(project=project, name=directory.name, dir=str(directory), config={"run": str(directory)})
+        raise MissingExtra("Weights & Biases (--wandb)", "wandb") from None
+    return wandb
+
+
+def _wandb_id(path: Path) -> str:
+    """By what Weights & Biases knows the run, kept so that a resumed run goes on with the same one."""
+    kept = path / "wandb-id"
+    try:
+        name = files.read(kept, 64).decode("ascii", "replace").strip()
+        if name.isalnum():
+            return name
+    except FileNotFoundError:
+        name = ""
+    name = os.urandom(8).hex()
+    files.write(kept, name.encode())
+    return name

@@ -1,0 +1,1 @@
+"""Running agents: the loop, and what it keeps on disk."""

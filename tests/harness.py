@@ -1,0 +1,404 @@
+"""One tiny compiled harness per method, run once, its trace shared by all promises.
+
+A harness trains three lanes for six updates in a world of four cells, through two compilations: three lanes together,
+and one alone.  Everything else (other seeds, other dials, poisoned lanes, resumed runs) goes through the same two, so
+that a method costs seconds and any needless compilation is seen.
+
+    python tests/harness.py ppo a2c     prints a digest of each method's trace, one JSON object a line
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from operant import methods
+from operant.agent import children, dial_field, dials, strong, with_dials
+from operant.envs.base import batched
+from operant.learner import Online, RunState
+from operant.types import Batch, Box, Discrete, Spec, Timestep, struct, zeros
+
+LANES, WIDTH, LENGTH, UPDATES, SEEDS = 3, 2, 8, 6, (11, 12, 13)
+PLANNED = 200  # steps: far enough that no lane finishes, near enough that what is annealed moves
+
+SMALL: dict[str, Any] = {
+    "num_envs": WIDTH,
+    "rollout_length": LENGTH,
+    "num_epochs": 2,
+    "num_minibatches": 2,
+    "hidden": (8,),
+    "features": 8,
+    "recurrent_size": 8,
+    "batch_size": 8,
+    "capacity": 64,
+    "normalize_observation": True,
+    "normalize_reward": True,
+}
+"""What a field of that name is in a tiny agent, wherever it stands. Normalisers are on: they are state too."""
+
+SMALL_OF: dict[str, dict[str, Any]] = {}
+"""Further changes (dotted names) for one method."""
+
+BONUS_OFF: dict[str, dict[str, float]] = {"rnd": {"scale": 0.0}}
+"""Dials that take away a method's own reward for the observation arrived at. Such a bonus is due for terminal
+observations as well; without it nothing may depend on them."""
+
+OTHER_CRITIC: dict[str, str] = {}
+"""Methods whose metric `value_loss` is not the mean of (G - V)^2 / 2 with lambda-returns G, and why."""
+
+ACTIONS = ("discrete", "multi-discrete", "continuous", "masked")
+OBSERVATIONS = ("box", "discrete", "dict", "image")
+
+
+def claims(agent: Any, what: str) -> tuple[str, ...]:
+    """The kinds of `actions` or `observations` that an agent takes: a class attribute of that name, or all.
+
+    A wrapper takes what its base agent takes.
+    """
+    every = {"actions": ACTIONS, "observations": OBSERVATIONS}[what]
+    own = getattr(type(agent), what, every)
+    base = children(agent).get("agent")
+    return own if base is None else tuple(kind for kind in claims(base, what) if kind in own)
+
+
+def shrink(agent: Any, **changes: Any) -> Any:
+    """`agent` with everything in `SMALL` made small, in its parts and its base agent too, and then `changes`."""
+    small = {**SMALL, **changes}
+    names = {f.name for f in dataclasses.fields(agent)}
+    parts = {name: shrink(part, **changes) for name, part in children(agent).items() if dataclasses.is_dataclass(part)}
+    return agent.replace(**{name: value for name, value in small.items() if name in names}, **parts)
+
+
+def tiny_agent(name: str, **changes: Any) -> Any:
+    """The method of that name, small, checked, with strong dials."""
+    agent = methods.apply(shrink(methods.build(name), **changes), SMALL_OF.get(name, {}))
+    agent.check()
+    return strong(agent)
+
+
+# ------------------------------------------------------------------------------------------------------------- world
+@struct
+class ProbeState:
+    position: jax.Array
+    tint: jax.Array
+    spoil_reward: jax.Array
+    spoil_observation: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """The corridor of four cells, cut after four steps, with a random tint per episode that shows whose keys these
+    are.  What stands in `spoil_reward` and `spoil_observation` is added, so that a test can put a NaN there."""
+
+    continuous: bool = False
+
+    observation = Box((5,), low=0.0, high=1.0)
+    time_limit = 4
+
+    @property
+    def action(self):
+        return Box((1,), low=-1.0, high=1.0) if self.continuous else Discrete(2)
+
+    def reset(self, key):
+        place, tint = jax.random.split(key)
+        nothing = jnp.zeros(())
+        state = ProbeState(jax.random.randint(place, (), 0, 2), jax.random.uniform(tint), nothing, nothing)
+        return state, self._observe(state)
+
+    def step(self, key, state, action):
+        right = action[0] > 0 if self.continuous else action == 1
+        position = jnp.clip(state.position + jnp.where(right, 1, -1), 0, 3)
+        arrived = position == 3
+        state = state.replace(position=position)
+        return state, self._observe(state), arrived - 0.1 + state.spoil_reward, arrived, False
+
+    def _observe(self, state):
+        return jnp.append(jax.nn.one_hot(state.position, 4), state.tint) + state.spoil_observation
+
+
+# ----------------------------------------------------------------------------------------------------------- harness
+class Harness:
+    """A tiny agent in `Probe`, compiled for three lanes and for one. Attributes: agent, spec, learners, trace."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.agent = tiny_agent(name)
+        self.world = Probe(continuous="discrete" not in claims(self.agent, "actions"))
+        self.learners, self._init, self._update = {}, {}, {}
+        for lanes in (LANES, 1):
+            env = batched(self.world, lanes * WIDTH)
+            self.spec: Spec = env.spec.replace(num_envs=WIDTH, total_steps=PLANNED)
+            learner = Online(env, self.spec, lanes)
+
+            def init(agents, keys, learner=learner):
+                return learner.init(agents, learner.init_agents(agents, keys), keys)
+
+            self.learners[lanes], self._init[lanes], self._update[lanes] = learner, jax.jit(init), jax.jit(learner.update)
+
+    def start(self, seeds: tuple[int, ...], agents: list[Any] | None = None) -> RunState:
+        """A fresh run of as many lanes as there are seeds; `agents` (one a lane) differ in their dials only."""
+        agents = [self.agent] * len(seeds) if agents is None else agents
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *agents)
+        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+        return self._init[len(seeds)](stacked, keys)
+
+    def go_on(self, run: RunState, updates: int) -> tuple[RunState, dict]:
+        """The run after so many updates, and the metrics of the last one."""
+        metrics = {}
+        for _ in range(updates):
+            run, metrics = self._update[len(run.steps)](run)
+        return run, metrics
+
+    @functools.cached_property
+    def trace(self) -> tuple[list[RunState], list[dict]]:
+        """The run of `SEEDS` before and after each of its updates, and the metrics of each update."""
+        runs, metrics = [self.start(SEEDS)], []
+        for _ in range(UPDATES):
+            run, row = self.go_on(runs[-1], 1)
+            runs.append(run)
+            metrics.append(row)
+        return runs, metrics
+
+    @functools.cached_property
+    def alone(self) -> list[tuple[RunState, dict]]:
+        """Each of `SEEDS` by itself, after all but one update."""
+        return [self.go_on(self.start((seed,)), UPDATES - 1) for seed in SEEDS]
+
+    def compilations(self) -> dict[str, int]:
+        """How often each function was compiled so far."""
+        return {
+            f"{what}, {lanes} lanes": compiled[lanes]._cache_size()
+            for what, compiled in (("init", self._init), ("update", self._update))
+            for lanes in compiled
+        }
+
+    def digest(self) -> list[str]:
+        runs, metrics = self.trace
+        return [fingerprint(pair) for pair in zip(runs[1:], metrics, strict=True)]
+
+
+@functools.cache
+def of(name: str) -> Harness:
+    return Harness(name)
+
+
+# ------------------------------------------------------------------------------------------------- leaves and numbers
+def leaves(tree: Any) -> dict[str, np.ndarray]:
+    """All leaves by name, as NumPy arrays; keys as their bits."""
+
+    def to_numpy(x):
+        return np.asarray(jax.random.key_data(x) if is_key(x) else x)
+
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): to_numpy(x) for path, x in paths}
+
+
+def is_key(x: Any) -> bool:
+    return jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key)
+
+
+def from_leaves(arrays: dict[str, np.ndarray], like: Any) -> Any:
+    """The tree of the form of `like` whose `leaves` these are."""
+    flat, tree = jax.tree.flatten(like)
+    loaded = [
+        jax.random.wrap_key_data(a) if is_key(x) else jnp.asarray(a) for a, x in zip(arrays.values(), flat, strict=True)
+    ]
+    return jax.tree.unflatten(tree, loaded)
+
+
+def fingerprint(tree: Any) -> str:
+    """A digest of every bit of a tree, with the names, types and shapes of its leaves."""
+    digest = hashlib.sha256()
+    for name, x in leaves(tree).items():
+        digest.update(f"{name} {x.dtype} {x.shape}".encode() + x.tobytes())
+    return digest.hexdigest()
+
+
+def differing(a: Any, b: Any) -> list[str]:
+    """Names of the leaves that are not the same bit for bit (a NaN equals itself)."""
+    first, second = leaves(a), leaves(b)
+    assert first.keys() == second.keys()
+    return [n for n, x in first.items() if x.dtype != second[n].dtype or x.tobytes() != second[n].tobytes()]
+
+
+def largest_difference(a: Any, b: Any) -> tuple[float, str]:
+    """The largest |x - y| / max(1, |y|) over all numbers of two trees, and the leaf it stands in."""
+    first, second = leaves(a), leaves(b)
+    assert first.keys() == second.keys()
+    worst = (0.0, "")
+    for name, x in first.items():
+        x, y = x.astype(np.float64), second[name].astype(np.float64)
+        assert x.shape == y.shape, name
+        same = (x == y) | (np.isnan(x) & np.isnan(y))
+        error = np.where(same, 0.0, np.abs(x - y) / np.maximum(1.0, np.abs(y)))
+        if error.size and not error.max() <= worst[0]:
+            worst = (float(error.max()), name)
+    return worst
+
+
+def lane(run: RunState, i: int) -> dict[str, Any]:
+    """What belongs to lane i of a run."""
+    pick = lambda tree: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
+    env_state = jax.tree.map(lambda x: x[i * WIDTH : (i + 1) * WIDTH], run.stage.env_state)
+    stage = run.stage
+    return {
+        "state": pick(run.state),
+        "memory": pick(run.memory),
+        "env_state": env_state,
+        "stage": pick((stage.timestep, stage.carry, stage.episodes)),
+        "key": pick(run.key),
+        "steps": pick(run.steps),
+    }
+
+
+def learned(state: Any) -> Any:
+    """An agent's state without the batches that some methods keep in it: those differ where their input did."""
+    is_batch = lambda x: isinstance(x, Batch)  # noqa: E731
+    return jax.tree.map(lambda x: () if is_batch(x) else x, state, is_leaf=is_batch)
+
+
+def other_value(agent: Any, name: str) -> float:
+    """Another value for a dial, within its range and far enough that it makes a difference."""
+    field, value = dial_field(agent, name), float(dials(agent)[name])
+    low, high = field.metadata.get("low", -math.inf), field.metadata.get("high", math.inf)
+    if not math.isfinite(value):
+        return max(low, 0.01)
+    if value == 0.0:
+        return min(high, 0.5)
+    return value * 0.01 if low <= value * 0.01 <= high else (low + value) / 2
+
+
+# -------------------------------------------------------------------------------------------------- hand-made batches
+class Ends:
+    """Two environments, five rows, all four cases of an episode's end, and what a method learns from them.
+
+    Each environment has an episode of two steps, the pseudo-transition (row 2), and two steps of the next episode,
+    which the end of the batch cuts.  In environment 0 the first episode terminates, in 1 a time limit ends it.
+    Normalisers and bonuses are off, so that targets can be computed by hand.
+    """
+
+    def __init__(self, name: str):
+        agent = tiny_agent(name, normalize_observation=False, normalize_reward=False, rollout_length=5)
+        if name in BONUS_OFF:
+            agent = strong(with_dials(agent, BONUS_OFF[name]))
+        self.agent, world = agent, Probe(continuous="discrete" not in claims(agent, "actions"))
+        self.spec = batched(world, WIDTH).spec.replace(total_steps=PLANNED)
+        quick = {"xla_backend_optimization_level": 0}  # compiled for a few calls
+        self.state = jax.jit(lambda key: agent.init(key, self.spec), compiler_options=quick)(jax.random.key(3))
+        self._act = jax.jit(agent.act, compiler_options=quick)
+        self.learn = jax.jit(self._learn, compiler_options=quick)
+        self.lesson = jax.jit(self._lesson, compiler_options=quick)
+        rng = np.random.default_rng(0)
+        self.observation = rng.uniform(0, 1, (6, WIDTH, 5)).astype(np.float32)
+        self.first = np.zeros((6, WIDTH), bool)
+        self.first[[0, 3]] = True
+        self.valid = np.ones((5, WIDTH), np.float32)
+        self.valid[2] = 0
+        self.discount = np.ones((5, WIDTH), np.float32)
+        self.discount[1, 0] = 0
+        self.reward = rng.normal(0, 1, (5, WIDTH)).astype(np.float32)
+        self.reward[2] = 0
+
+    def batch(self, observation: np.ndarray | None = None) -> tuple[Batch, dict]:
+        """What acting on these observations gives; also the extras for all six observations, the last one included."""
+        observation = self.observation if observation is None else observation
+        carry = start = self.agent.start(self.state, WIDTH)
+        rows, nothing = [], np.zeros(WIDTH, np.float32)
+        for t in range(6):
+            timestep = Timestep(
+                observation=jnp.asarray(observation[t]),
+                reward=jnp.asarray(self.reward[t - 1] if t else nothing),
+                discount=jnp.asarray(self.discount[t - 1] if t else nothing + 1),
+                first=jnp.asarray(self.first[t]),
+                last=jnp.asarray(~self.first[t] & (t == 2)),
+                score=jnp.asarray(self.reward[t - 1] if t else nothing),
+                previous_action=rows[-1][0] if t else zeros(self.spec.action, (WIDTH,)),
+                action_mask=None,
+                env_index=jnp.arange(WIDTH),
+            )
+            action, carry, extras = self._act(self.state, timestep, carry, jax.random.fold_in(jax.random.key(5), t))
+            rows.append((action, extras))
+        action, extras = jax.tree.map(lambda *x: jnp.stack(x), *rows)
+        cut = lambda tree: jax.tree.map(lambda x: x[:5], tree)  # noqa: E731
+        made = Batch(
+            observation=jnp.asarray(observation),
+            first=jnp.asarray(self.first),
+            action=cut(action),
+            reward=jnp.asarray(self.reward),
+            discount=jnp.asarray(self.discount),
+            valid=jnp.asarray(self.valid),
+            extras=cut(extras),
+            carry=start,
+        )
+        return made, extras
+
+    def _experience(self, batch, key):
+        """What `learn` is handed for this roll-out: itself, or a sample of the agent's memory that holds it alone."""
+        if self.agent.memory is None:
+            return batch
+        return self.agent.memory.sample(self.agent.memory.add(self.agent.memory.init(self.spec), batch), key)
+
+    def _learn(self, state, batch, key):
+        sample_key, learn_key = jax.random.split(key)
+        new, metrics, _ = self.agent.learn(state, self._experience(batch, sample_key), learn_key)
+        return learned(new), metrics
+
+    def _lesson(self, state, batch, key):
+        """The gradient of the loss and its metrics, or, where there is no loss, what `learn` makes of the state."""
+        if not hasattr(self.agent, "loss"):
+            return self._learn(state, batch, key)
+        sample_key, loss_key = jax.random.split(key)
+        sample = self._experience(batch, sample_key)
+        return jax.grad(lambda params: self.agent.loss(params, state, sample, loss_key), has_aux=True)(state.params)
+
+
+@functools.cache
+def ends(name: str) -> Ends:
+    return Ends(name)
+
+
+# ------------------------------------------------------------------------------------------------- another process
+class Elsewhere:
+    """The digests of traces that another process computes at the same time."""
+
+    def __init__(self, names: list[str]):
+        self._output, self._errors = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        command = [sys.executable, str(Path(__file__)), *names]
+        self._process = subprocess.Popen(command, stdout=self._output, stderr=self._errors)
+
+    def digest(self, name: str) -> list[str]:
+        while True:
+            ended = self._process.poll() is not None  # asked before reading, so that the last lines are not missed
+            self._output.seek(0)
+            lines = [json.loads(line) for line in self._output.read().splitlines(True) if line.endswith("\n")]
+            found = [line["digest"] for line in lines if line["name"] == name]
+            if found:
+                return found[0]
+            if ended:
+                self._errors.seek(0)
+                raise AssertionError(f"the other process did not trace {name}: {self._errors.read()[-2000:]}")
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._output.close()
+        self._errors.close()
+
+
+if __name__ == "__main__":
+    for method in sys.argv[1:]:
+        print(json.dumps({"name": method, "digest": of(method).digest()}), flush=True)
