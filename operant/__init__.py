@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _homes = {
-    "agent": "operant.agent",
     "dial": "operant.agent",
     "option": "operant.agent",
     "child": "operant.agent",
@@ -35,7 +34,6 @@ _homes = {
     "count_steps": "operant.gradient",
     "ActorCritic": "operant.actor_critic",
     "Online": "operant.learner",
-    "rollout": "operant.rollout",
     "UserError": "operant.errors",
     "make": "operant.envs.registry",
     "register": "operant.envs.registry",
@@ -46,7 +44,7 @@ _homes = {
     "load_run": "operant.run.train",
     "Policy": "operant.run.policy",
 }
-_modules = ("ops", "nn", "envs", "methods", "memory")
+_modules = ("agent", "ops", "nn", "envs", "methods", "memory")
 
 if TYPE_CHECKING:
     from operant.actor_critic import ActorCritic as ActorCritic

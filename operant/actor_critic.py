@@ -30,7 +30,7 @@ class Norm:
 
 @struct
 class Carry:
-    """network: the recurrent state [B, ...] or (); discounted_return [B]: the running sum behind reward scaling, or ()."""
+    """network: the recurrent state [B, ...] or (); discounted_return [B]: the sum behind reward scaling, or ()."""
 
     network: PyTree
     discounted_return: PyTree

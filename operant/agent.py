@@ -17,6 +17,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
+import types
 import typing
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -48,6 +50,7 @@ def child(default: Any, help: str) -> Any:
     return dataclasses.field(default_factory=default, metadata={"help": help, "child": True})
 
 
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(dial, option, child))
 def agent(name: str) -> Callable[[type[T]], type[T]]:
     """Class decorator: makes a frozen dataclass pytree and registers it under `name` (command line, saved runs)."""
 
@@ -64,6 +67,7 @@ def agent(name: str) -> Callable[[type[T]], type[T]]:
     return wrap
 
 
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(dial, option, child))
 def part(name: str) -> Callable[[type[T]], type[T]]:
     """Class decorator for what an agent is made of (a memory, a target rule): the same rules of dials and structure."""
     return lambda cls: _pytree_dataclass(cls, name)
@@ -192,21 +196,20 @@ def _check_fields(agent: Any) -> None:
     for f in dataclasses.fields(agent):
         value, name = getattr(agent, f.name), f"{agent.registered_name}: {f.name}"
         if f.metadata.get("child"):
-            if hasattr(value, "check"):
-                value.check()
+            for held in value if isinstance(value, tuple) else (value,):
+                if hasattr(held, "check"):
+                    held.check()
+                elif held is not None:
+                    raise UserError(f"{name} is {held!r}; expected an agent or a part, made by @agent or @part")
             continue
-        if hints[f.name] is float:
-            numbers = np.asarray(value, np.float64)
-            if np.isnan(numbers).any():
-                raise UserError(f"{name} is NaN; expected a number")
-        elif hints[f.name] in (int, bool, str) and not isinstance(value, hints[f.name]):
-            raise UserError(f"{name} is {value!r}; expected {hints[f.name].__name__}")
-        elif hints[f.name] is int:
-            numbers = np.asarray(value)
-        else:
-            numbers = None
+        try:
+            numbers = _numbers(value, hints[f.name])
+        except (TypeError, ValueError):
+            raise UserError(f"{name} is {value!r}; expected {_spoken(hints[f.name])}") from None
+        if np.isnan(numbers).any():
+            raise UserError(f"{name} is NaN; expected a number")
         low, high = f.metadata.get("low", -math.inf), f.metadata.get("high", math.inf)
-        if numbers is not None and ((numbers < low).any() or (numbers > high).any()):
+        if (numbers < low).any() or (numbers > high).any():
             bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
             raise UserError(f"{name} is {value}; expected {bounds}")
         choices = f.metadata.get("choices", ())
@@ -214,9 +217,34 @@ def _check_fields(agent: Any) -> None:
             raise UserError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
 
 
+def _numbers(value: Any, hint: Any) -> np.ndarray:
+    """The numbers in a field's value, for a look at their range. TypeError or ValueError if it is of another type."""
+    if hint is float:
+        if value is None:  # NumPy would take it for NaN
+            raise TypeError
+        return np.asarray(value, np.float64)
+    items = value if typing.get_origin(hint) is tuple else (value,)
+    expected = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
+    plain = isinstance(items, tuple) and all(type(item) is expected for item in items)
+    if expected in (int, bool, str) and not plain:
+        raise TypeError
+    return np.asarray(items if expected is int else (), np.float64)
+
+
+def _spoken(hint: Any) -> str:
+    """A type in words, for a message."""
+    one = {float: "a number", int: "a whole number", bool: "True or False", str: "a text"}
+    if typing.get_origin(hint) is tuple:
+        return f"a tuple, each {_spoken(typing.get_args(hint)[0])}"
+    return one.get(hint, str(hint))
+
+
 # ------------------------------------------------------------------------------------------------------------ JSON
 def to_json(agent: Any) -> dict[str, Any]:
-    """An agent as plain JSON values; dials keep every bit (a float32 is exact as a decimal of a float64)."""
+    """An agent as plain JSON values; dials keep every bit (a float32 is exact as a decimal of a float64).
+
+    The registered name stands under the key "class", which, being a keyword, can be no field of an agent.
+    """
 
     def encode(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and hasattr(value, "registered_name"):
@@ -230,21 +258,21 @@ def to_json(agent: Any) -> dict[str, Any]:
         return value
 
     fields = {f.name: encode(getattr(agent, f.name)) for f in dataclasses.fields(agent)}
-    return json.loads(json.dumps({"agent": agent.registered_name, **fields}))
+    return json.loads(json.dumps({"class": agent.registered_name, **fields}))
 
 
 def from_json(data: dict[str, Any]) -> Any:
     """The agent that `to_json` wrote. Only registered names are built: nothing that a file says is imported or run."""
-    if not isinstance(data, dict) or "agent" not in data:
-        raise UserError("not an agent: expected an object with the key 'agent'")
-    cls = _classes.get(data["agent"])
+    if not isinstance(data, dict) or not isinstance(data.get("class"), str):
+        raise UserError("not an agent: expected an object with a name under the key 'class'")
+    cls = _classes.get(data["class"])
     if cls is None:
         from operant.methods import load
 
-        cls = load(str(data["agent"]))
+        cls = load(data["class"])
 
     def decode(value: Any) -> Any:
-        if isinstance(value, dict) and "agent" in value:
+        if isinstance(value, dict) and "class" in value:
             return from_json(value)
         if isinstance(value, dict) and set(value) == {"float"}:
             return float(value["float"])
@@ -254,10 +282,10 @@ def from_json(data: dict[str, Any]) -> Any:
         return value
 
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown = set(data) - set(fields) - {"agent"}
+    unknown = set(data) - set(fields) - {"class"}
     if unknown:
-        raise UserError(f"{data['agent']} has no field {', '.join(sorted(unknown))}; it has {', '.join(fields)}")
-    values = {name: decode(value) for name, value in data.items() if name != "agent"}
+        raise UserError(f"{data['class']} has no field {', '.join(sorted(unknown))}; it has {', '.join(fields)}")
+    values = {name: decode(value) for name, value in data.items() if name != "class"}
     for name, value in values.items():
         if is_dial(fields[name]):
             values[name] = np.asarray(value, np.float32) if isinstance(value, tuple) else float(value)
@@ -268,3 +296,13 @@ def tree_names(tree: PyTree) -> list[str]:
     """A readable name for each leaf of a pytree, in leaf order (`params.actor.kernel`)."""
     paths = jax.tree_util.tree_flatten_with_path(tree)[0]
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+
+
+class _Callable(types.ModuleType):
+    """`operant.agent` is this module, and, as the decorator is what users want of it, also the decorator."""
+
+    def __call__(self, name: str) -> Callable[[type[T]], type[T]]:
+        return agent(name)
+
+
+sys.modules[__name__].__class__ = _Callable

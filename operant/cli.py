@@ -81,6 +81,7 @@ def train(arguments: list[str]) -> int:
     agent = _agent(method, env, config)
     settings = Settings.from_json(config["settings"]) if config else Settings()
     defaults = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    defaults["env_options"] = tuple(f"{name}={value!r}" for name, value in settings.env_options.items())
     fields = [(f.name, _settings_type(f), defaults[f.name]) for f in dataclasses.fields(settings)]
     extra = [
         ("run_dir", Annotated[str, _help("where the run is kept; default: runs/ENV/METHOD-TIME")], ""),
@@ -93,6 +94,7 @@ def train(arguments: list[str]) -> int:
     flags = _parse(f"operant train {method} {env}", rest, [*fields, *extra], agent)
     agent = flags.pop("agent")
     own = {name: flags.pop(name) for name, _, _ in extra}
+    flags["env_options"] = _options(flags["env_options"])
     _prepare_jax(own["device"], flags["devices"], flags["seeds"], bool(flags["sweep"]), flags["shard"])
     import operant
     from operant.run.report import finish_run, profile
@@ -300,7 +302,7 @@ def bench(arguments: list[str]) -> int:
     return 0
 
 
-# ------------------------------------------------------------------------------------------------------ flags and set-up
+# ----------------------------------------------------------------------------------------------------- flags and set-up
 def _help(text: str) -> Any:
     import tyro
 
@@ -383,11 +385,29 @@ def _read_agent(agent: Any, flags: Any) -> Any:
     return agent.replace(**changes)
 
 
+def _options(texts: tuple[str, ...]) -> dict[str, Any]:
+    """`name=value` texts; a value is a Python literal where it reads as one, else text."""
+    import ast
+
+    options = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--env-options {text}: expected NAME=VALUE, for example time_limit=200")
+        try:
+            options[name.strip().replace("-", "_")] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name.strip().replace("-", "_")] = value
+    return options
+
+
 def _settings_type(f: dataclasses.Field) -> Any:
     import typing
 
     from operant.run import settings
 
+    if f.name == "env_options":
+        return Annotated[tuple[str, ...], _help("NAME=VALUE: options of the environment, as in time_limit=200")]
     return Annotated[typing.get_type_hints(settings.Settings)[f.name], _help(f.metadata["help"])]
 
 

@@ -8,6 +8,7 @@ no observation is stored twice and a time limit bootstraps from the true last ob
 from __future__ import annotations
 
 import dataclasses
+import typing
 from typing import Any
 
 import jax
@@ -119,7 +120,8 @@ class Spec:
 
 
 # ------------------------------------------------------------------------------------------------------- pytrees
-def struct(cls=None, *, static: tuple[str, ...] = ()):
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def struct(cls: Any = None, *, static: tuple[str, ...] = ()) -> Any:
     """A frozen dataclass that is a pytree; fields named in `static` are metadata (hashable), the others children."""
 
     def wrap(cls):

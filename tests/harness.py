@@ -59,6 +59,12 @@ observations as well; without it nothing may depend on them."""
 OTHER_CRITIC: dict[str, str] = {}
 """Methods whose metric `value_loss` is not the mean of (G - V)^2 / 2 with lambda-returns G, and why."""
 
+QUIET: dict[tuple[str, str], str] = {}
+"""(method, dial) that changes nothing within four updates of a tiny agent, and why that is right."""
+
+QUICK = {"xla_backend_optimization_level": 0}
+"""Compiling takes most of the time: the same program, with less effort spent on machine code that runs for moments."""
+
 ACTIONS = ("discrete", "multi-discrete", "continuous", "masked")
 OBSERVATIONS = ("box", "discrete", "dict", "image")
 
@@ -146,7 +152,9 @@ class Harness:
             def init(agents, keys, learner=learner):
                 return learner.init(agents, learner.init_agents(agents, keys), keys)
 
-            self.learners[lanes], self._init[lanes], self._update[lanes] = learner, jax.jit(init), jax.jit(learner.update)
+            self.learners[lanes] = learner
+            self._init[lanes] = jax.jit(init, compiler_options=QUICK)
+            self._update[lanes] = jax.jit(learner.update, compiler_options=QUICK)
 
     def start(self, seeds: tuple[int, ...], agents: list[Any] | None = None) -> RunState:
         """A fresh run of as many lanes as there are seeds; `agents` (one a lane) differ in their dials only."""
@@ -278,7 +286,7 @@ def other_value(agent: Any, name: str) -> float:
         return max(low, 0.01)
     if value == 0.0:
         return min(high, 0.5)
-    return value * 0.01 if low <= value * 0.01 <= high else (low + value) / 2
+    return value * 1e-3 if low <= value * 1e-3 <= high else (low + value) / 2
 
 
 # -------------------------------------------------------------------------------------------------- hand-made batches
@@ -296,11 +304,10 @@ class Ends:
             agent = strong(with_dials(agent, BONUS_OFF[name]))
         self.agent, world = agent, Probe(continuous="discrete" not in claims(agent, "actions"))
         self.spec = batched(world, WIDTH).spec.replace(total_steps=PLANNED)
-        quick = {"xla_backend_optimization_level": 0}  # compiled for a few calls
-        self.state = jax.jit(lambda key: agent.init(key, self.spec), compiler_options=quick)(jax.random.key(3))
-        self._act = jax.jit(agent.act, compiler_options=quick)
-        self.learn = jax.jit(self._learn, compiler_options=quick)
-        self.lesson = jax.jit(self._lesson, compiler_options=quick)
+        self.state = jax.jit(lambda key: agent.init(key, self.spec), compiler_options=QUICK)(jax.random.key(3))
+        self._act = jax.jit(agent.act, compiler_options=QUICK)
+        self.learn = jax.jit(self._learn, compiler_options=QUICK)
+        self.lesson = jax.jit(self._lesson, compiler_options=QUICK)
         rng = np.random.default_rng(0)
         self.observation = rng.uniform(0, 1, (6, WIDTH, 5)).astype(np.float32)
         self.first = np.zeros((6, WIDTH), bool)

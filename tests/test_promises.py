@@ -12,6 +12,7 @@ import pytest
 from harness import (
     LANES,
     OTHER_CRITIC,
+    QUIET,
     SEEDS,
     UPDATES,
     WIDTH,
@@ -102,8 +103,9 @@ def test_every_dial_is_swept_in_one_compilation_and_equals_separate_runs(tiny: H
         for i, (name, agent) in enumerate(zip(names[at : at + LANES], group, strict=True)):
             separate, _ = tiny.go_on(tiny.start(SEEDS[:1], [agent]), 4)
             error, leaf = largest_difference(lane(swept, i), lane(separate, 0))
-            assert error <= 2e-6, f"{name}: {leaf} differs by {error:g}"
-            assert differing(learned(separate.state), learned(plain.state)), f"{name} has no effect"
+            assert error <= 1e-5, f"{name}: {leaf} differs by {error:g}"
+            acts = bool(differing(learned(separate.state), learned(plain.state)))
+            assert acts != ((tiny.name, name) in QUIET), f"{name} has {'an' if acts else 'no'} effect"
     assert set(tiny.compilations().values()) == {1}, tiny.compilations()
 
 

@@ -139,7 +139,8 @@ class Gym:
             name=name,
         )
         self._fresh: Any = (observation, info)
-        example = self._pack(observation, np.zeros(num_envs), *[np.zeros(num_envs, bool)] * 3, info)
+        never = np.zeros(num_envs, bool)
+        example = self._pack(observation, np.zeros(num_envs), never, never, never, info)
         self._shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), example)
 
     # ------------------------------------------------------------------------------------------------ inside jit

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import inspect
+import sys
+import types
 from typing import Any
 
-import gymnax
 import jax
 import jax.numpy as jnp
 
@@ -22,6 +24,29 @@ from operant.envs import wrappers
 from operant.envs.base import Environment, batched, box, positive
 from operant.errors import UserError, check_options
 from operant.types import Dict, Discrete, PyTree, Space
+
+
+class _Late(types.ModuleType):
+    """A module that is imported when something is first asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _import_gymnax() -> Any:
+    """Gymnax without its plotting libraries, which are two thirds of its import: they come when a plot is drawn."""
+    late = [name for name in ("seaborn", "matplotlib.pyplot") if name not in sys.modules]
+    sys.modules.update({name: _Late(name) for name in late})
+    try:
+        return importlib.import_module("gymnax")
+    finally:
+        for name in late:
+            del sys.modules[name]
+
+
+gymnax = _import_gymnax()
 
 LEFT_OUT = {"MNISTBandit-bsuite": "Gymnax downloads the MNIST data set when it is made."}
 

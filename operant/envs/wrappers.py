@@ -38,7 +38,9 @@ def wrap(
         env = ClipReward(env)
     if positive("frame_stack", frame_stack) > 1:
         env = FrameStack(env, frame_stack)
-    return PreviousActionReward(env) if previous_action_reward else env
+    if previous_action_reward:
+        env = PreviousActionReward(env)
+    return env
 
 
 @struct

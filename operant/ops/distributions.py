@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 
+@typing.dataclass_transform(frozen_default=True)
 def _distribution(*static: str):
     """A frozen dataclass that is a pytree; compared by identity, since arrays have no single truth value."""
 

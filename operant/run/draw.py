@@ -36,7 +36,7 @@ PALETTE = (
     (86, 180, 233), (230, 90, 60), (240, 196, 60), (92, 190, 130), (196, 120, 210), (250, 150, 80),
     (130, 220, 210), (240, 130, 170), (160, 170, 255), (190, 200, 110), (235, 235, 235), (150, 110, 80),
 )  # fmt: skip
-"""Colours of channels, far from each other and from `NIGHT`. The thirteenth channel has the colour of the first."""
+"""Colors of channels, far from each other and from `NIGHT`. The thirteenth channel has the color of the first."""
 
 _FINER = 3  # everything is drawn this many times larger, then averaged: Pillow's lines have no smooth edges
 
@@ -69,7 +69,7 @@ def own_renderer(name: str, space: Space) -> Renderer | None:
 
 
 def newest_space(space: Space, frame_stack: int) -> Space:
-    """The space of what is drawn: inside a dictionary with an `observation` or one image that, of a stack the newest."""
+    """The space of what is drawn: in a dictionary its `observation` or its one image, of a stack the newest."""
     if isinstance(space, Dict):
         name = _main_item(space)
         return space if name is None else newest_space(space[name], frame_stack)
@@ -141,7 +141,7 @@ class _Canvas:
                 r = radius * _FINER
                 self._draw.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
-    def rectangle(self, left: float, bottom: float, right: float, top: float, color: tuple, round_by: float = 0) -> None:
+    def rectangle(self, left: float, bottom: float, right: float, top: float, color: tuple, round_by: int = 0) -> None:
         (a, b), (c, d) = self._at([(left, top), (right, bottom)])
         self._draw.rounded_rectangle((a, b, c, d), radius=round_by * _FINER, fill=color)
 
@@ -153,7 +153,7 @@ class _Canvas:
 
 
 def cart_pole(env_state: Any, timestep: Timestep) -> Frame:
-    """Observation: position (m), velocity, angle (rad, clockwise from upright), angular velocity. The pole is 1 m."""
+    """Observation: position (m), velocity, angle (rad, clockwise from upright), angular velocity. The pole is drawn long."""
     x, _, angle, _ = (float(v) for v in timestep.observation)
     canvas = _Canvas(600, 400, 115, (300, 290))
     canvas.line([(-2.6, -0.17), (2.6, -0.17)], FAINT, 3)
@@ -253,7 +253,7 @@ _OBSERVED = {
 
 # -------------------------------------------------------------------------------------------------------- observations
 def image(env_state: Any, timestep: Timestep) -> Frame:
-    """An observation that is an image [H, W] or [H, W, C]: colors where C is 3 (of several, the last three channels)."""
+    """An observation that is an image [H, W] or [H, W, C]: colored by its last three channels where C is 3, 6, 9 ..."""
     pixels = np.asarray(timestep.observation, np.uint8)
     if pixels.ndim == 2 or pixels.shape[-1] % 3:
         pixels = pixels if pixels.ndim == 2 else pixels[..., -1]
@@ -330,7 +330,7 @@ class Bars:
         canvas.line([(x[0], at(0.0)), (x[1], at(0.0))], FAINT, 1.5)
         if len(self._returns) > 1:
             picked = self._returns[:: max(1, len(self._returns) // 400)] + self._returns[-1:]
-            points = [(float(p), at(v)) for p, v in zip(np.linspace(*x, len(picked)), picked, strict=True)]
+            points = [(float(p), at(v)) for p, v in zip(np.linspace(x[0], x[1], len(picked)), picked, strict=True)]
             canvas.line(points, GREEN, 2.5)
 
 

@@ -108,16 +108,18 @@ def read(path: Path, limit: int = MAX_JSON) -> bytes:
     except OSError as error:
         what = "is a symbolic link" if path.is_symlink() else f"cannot be read: {error.strerror}"
         raise UserError(f"{path} {what}") from error
-    with open(descriptor, "rb") as file:
+    try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise UserError(f"{path} is no regular file")
         if about.st_size > limit:
             raise UserError(f"{path} has {about.st_size:,} bytes; expected at most {limit:,}")
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             data = file.read(limit + 1)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise UserError(f"{path} has more than {limit:,} bytes")
     return data

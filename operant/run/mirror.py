@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-_SIZE = 400  # pixels each way, where the size can be chosen
+_SIZE = 400  # pixels each way, where there is a choice
 
 
 class NoPicture(Exception):
@@ -44,7 +44,8 @@ class Mirror:
             self._process.kill()
             words = self._process.communicate()[1].decode(errors="replace").split("\n")
             last = [line.strip() for line in words if line.strip()]
-            raise NoPicture(last[-1] if last else f"its renderer ended with status {self._process.returncode}") from None
+            status = f"its renderer ended with status {self._process.returncode}"
+            raise NoPicture(last[-1] if last else status) from None
         if not fine:
             raise NoPicture(answer)
         return answer
@@ -69,6 +70,7 @@ def _serve() -> None:
         with contextlib.suppress(OSError):
             ctypes.CDLL("libEGL.so.1", mode=ctypes.RTLD_GLOBAL)
     import envpool
+    import envpool.registration
 
     def answer(fine: bool, value: Any) -> None:
         pickle.dump((fine, value), answers)
@@ -83,9 +85,10 @@ def _serve() -> None:
         try:
             if pool is None:
                 name, config = message
-                pool = envpool.make_gymnasium(
-                    name, **config, render_mode="rgb_array", render_width=_SIZE, render_height=_SIZE
-                )
+                # all but MuJoCo have a size of their own, and an aspect that another would spoil
+                free = envpool.registration.registry.specs[name][0].startswith("envpool.mujoco")
+                size = {"render_width": _SIZE, "render_height": _SIZE} if free else {}
+                pool = envpool.make_gymnasium(name, **config, render_mode="rgb_array", **size)
                 pool.reset()
                 pool.render()
                 answer(True, None)

@@ -16,8 +16,8 @@ class Policy:
     """`policy(observation) -> action`, in the environment's own units, for one observation or a batch of them.
 
         policy = op.load_run("runs/...").policy
-        action = policy(observation)                                  # in a Gymnasium loop; policy.reset() between episodes
-        evaluate_policy(policy, env)                                  # Stable-Baselines3, through `predict`
+        action = policy(observation)              # in a Gymnasium loop; policy.reset() between episodes
+        evaluate_policy(policy, env)              # Stable-Baselines3, through `predict`
 
     A policy that remembers keeps its state from call to call: `reset()` forgets, and a change of the batch's size
     does too.

@@ -234,6 +234,11 @@ class Program:
             - analysis.alias_size_in_bytes
         )
 
+    @property
+    def eval_envs(self) -> list[Any]:
+        """The environments that evaluations were played in so far."""
+        return list(self._eval_envs.values())
+
     def close(self) -> None:
         self.env.close()
         for env in self._eval_envs.values():

@@ -167,10 +167,8 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     Runs of one configuration but for their seed are pooled by naming them together on the command line as they are:
     each run is one curve, with its own interval.
     """
-    from operant.run.directory import RunDirectory
-    from operant.run.writers import read_metrics
-
     from operant.cli import to_json_line
+    from operant.run.directory import RunDirectory
 
     if len(paths) < 2:
         raise UserError("compare needs two runs or more")
@@ -178,14 +176,19 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     for path in paths:
         directory = RunDirectory.open(path)
         config = directory.config
-        evaluations = [
-            _evaluation(row) for row in read_metrics(directory.path / "metrics.jsonl") if "eval_return" in row
-        ]
-        name = f"{config['agent']['agent']} ({path.name})"
+        evaluations = [_evaluation(row) for row in directory.metrics() if "eval_return" in row]
+        name = f"{config['agent']['class']} ({path.name})"
         curves.append((name, evaluations))
         last = evaluations[-1] if evaluations else None
-        rows.append({"run": str(path), "method": config["agent"]["agent"], "env": config["env"],
-                     **({k: last[k] for k in ("steps", "return_mean", "return_ci", "ci_over", "seeds")} if last else {})})  # fmt: skip
+        known = ("steps", "return_mean", "return_ci", "ci_over", "seeds") if last else ()
+        rows.append(
+            {
+                "run": str(path),
+                "method": config["agent"]["class"],
+                "env": config["env"],
+                **{name: last[name] for name in known},
+            }
+        )
     envs = sorted({row["env"] for row in rows})
     figure = draw_curves(curves, out, title=", ".join(envs))
     if json_line:
@@ -238,7 +241,7 @@ def profile(run: Any, out: TextIO) -> None:
 
 
 def time_parts(program: Any, run: Any, repeats: int = 5) -> dict[str, float]:
-    """Seconds of one update's parts: stepping the environment with fixed actions, what acting adds, what learning adds."""
+    """Seconds of one update's parts: stepping the environment with fixed actions, what acting and learning add."""
     import jax
 
     from operant.rollout import fold, rollout

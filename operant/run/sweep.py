@@ -16,7 +16,7 @@ from operant.agent import dial_field, with_dials
 from operant.errors import UserError
 
 
-def parse(texts: list[str] | tuple[str, ...], draws: int, seed: int) -> dict[str, list[float]] | list[dict[str, float]]:
+def parse(texts: list[str] | tuple[str, ...], draws: int, seed: int) -> list[dict[str, float]]:
     """Settings from `name=values` texts: one dict of dials per setting. Ranges need `draws` (how many at random)."""
     grid: dict[str, list[float]] = {}
     ranges: dict[str, tuple[bool, float, float]] = {}

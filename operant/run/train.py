@@ -1,4 +1,4 @@
-"""The one loop: chunks of a compiled scan, and between them, on the host, metrics, evaluation, callbacks, checkpoint."""
+"""The one loop: chunks of a compiled scan; between them, on the host, metrics, evaluation, callbacks, checkpoint."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from operant.run.directory import RunDirectory, default_path, describe_machine
-from operant.run.writers import Metrics
 
 from operant import agent as contract
 from operant.errors import UserError
 from operant.learner import RunState
 from operant.methods import build
 from operant.run import checkpoint, sweep
+from operant.run.directory import RunDirectory, default_path, describe_machine
 from operant.run.display import Display, describe_return
 from operant.run.evaluation import summarize
 from operant.run.policy import Policy
 from operant.run.program import Program
 from operant.run.settings import Settings
+from operant.run.writers import Metrics
 
 EXIT_NAN = 3
 EXIT_DEADLINE = 4
@@ -159,7 +159,7 @@ def train(
     if init_from is not None:
         state = _start_from(state, program, Path(init_from))
     run = Run(directory, agent, configured, program, state, lanes)
-    return _loop(run, Metrics(directory.path, wandb=configured.wandb), callback, quiet)
+    return _guarded(run, Metrics(directory.path, wandb=configured.wandb or None), callback, quiet)
 
 
 def resume(
@@ -172,10 +172,11 @@ def resume(
     """
     run = load_run(run_dir, env=env)
     host = run.program.env.host
-    metrics = Metrics.resume(run.path, int(run.state.updates), wandb=run.settings.wandb)
+    metrics = Metrics.resume(run.path, int(run.state.updates), wandb=run.settings.wandb or None)
+    run.directory.set_status("running")
     if host and not quiet:
         print("environments of this kind cannot be saved: they start new episodes", file=sys.stderr)
-    return _loop(run, metrics, callback, quiet)
+    return _guarded(run, metrics, callback, quiet)
 
 
 def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "latest") -> Run:
@@ -189,12 +190,14 @@ def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "lates
     made_on = config["devices"]
     if (program.mode, program.num_devices) != (made_on["mode"], made_on["number"]):
         print(
-            f"this run was made on {made_on['number']} device(s), now it has {program.num_devices}: it goes on, but its "
-            "numbers may differ in the last bits",
+            f"this run was made on {made_on['number']} device(s), now it has {program.num_devices}: it goes on, but "
+            "its numbers may differ in the last bits",
             file=sys.stderr,
         )
     state, header = checkpoint.load(directory.checkpoints, program.like(), which)
-    state = _with_host_state(program.place(state), program)
+    if program.env.host:  # a simulator's memory cannot be loaded: its part is that of a fresh start
+        state = state.replace(stage=program.init().stage)
+    state = program.place(state)
     run = Run(directory, agent, settings, program, state, lanes)
     run.evaluations = list(header["evaluations"])
     run.seconds, run.train_seconds = header["seconds"], header["train_seconds"]
@@ -229,7 +232,7 @@ def _program(agent: Any, env: Any, settings: Settings) -> tuple[Program, list[di
 
 
 def evaluation_options(env: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """What differs in evaluation: true rewards and whole games count (`score` is true already; a life lost is no end)."""
+    """What differs in evaluation: true rewards and whole games (`score` is true already; a life lost is no end)."""
     return {"life_loss_terminates": False} if "life_loss_terminates" in options else {}
 
 
@@ -247,15 +250,30 @@ def _start_from(state: RunState, program: Program, source: Path) -> RunState:
     return program.place(state.replace(state=started))
 
 
-def _with_host_state(state: RunState, program: Program) -> RunState:
-    """Host environments cannot be loaded: their part of the state is that of a fresh start."""
-    if not program.env.host:
-        return state
-    fresh = program.init()
-    return state.replace(stage=fresh.stage)
-
-
 # -------------------------------------------------------------------------------------------------------------- loop
+def _guarded(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) -> Run:
+    """The loop, with its failure written down: a run that died says why."""
+    try:
+        return _loop(run, metrics, callback, quiet)
+    except BaseException as error:
+        run.directory.set_status("failed", f"{type(error).__name__}: {error}"[:500])
+        raise
+    finally:
+        metrics.close()
+
+
+@contextmanager
+def _environment_errors(program: Program) -> Iterator[None]:
+    """What an environment raised inside compiled code, as it was raised."""
+    try:
+        yield
+    except Exception as error:
+        for env in (program.env, *program.eval_envs):
+            if getattr(env, "error", None) is not None:
+                raise env.error from error
+        raise
+
+
 def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) -> Run:
     settings, program = run.settings, run.program
     title = f"{run.agent.registered_name} on {run.directory.config['env']}"
@@ -268,9 +286,10 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) ->
         stopped = run.steps >= settings.steps
         while not stopped:
             chunk_began, compiled_before = time.perf_counter(), program.compile_seconds
-            with _deadline(settings.deadline if program.env.host else math.inf, run.path):
+            with _deadline(settings.deadline if program.env.host else math.inf, run.path), _environment_errors(program):
                 run.state, sums = program.chunk(run.state)
                 sums = {name: np.asarray(x) for name, x in jax.device_get(sums).items()}
+            run.directory.beat()
             took = time.perf_counter() - chunk_began - (program.compile_seconds - compiled_before)
             run.train_seconds += took
             run.seconds = seconds_before + time.perf_counter() - began
@@ -286,7 +305,8 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) ->
             chunk_number = int(run.state.updates) // program.chunk_updates
             improved = False
             if done or (settings.eval_every and chunk_number % settings.eval_every == 0):
-                evaluation = summarize(program.evaluate(run.state, int(run.state.updates)))
+                with _environment_errors(program):
+                    evaluation = summarize(program.evaluate(run.state, int(run.state.updates)))
                 evaluation = {"steps": run.steps, "update": int(run.state.updates), **evaluation}
                 run.evaluations.append(evaluation)
                 metrics.write({"update": evaluation["update"], "steps": row["steps"], "seconds": run.seconds,
@@ -304,13 +324,15 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) ->
             stopped = done or asked or run.interrupted or all_frozen
             due = time.perf_counter() - saved_at >= settings.checkpoint_seconds
             if stopped or due or improved:
-                _save(run, best=improved, warn=display.warn)
+                metrics.sync()
+                _save(run, best=improved)
                 saved_at = time.perf_counter()
         run.seconds = seconds_before + time.perf_counter() - began
         if run.interrupted:
             display.warn(f"interrupted and saved; go on with: operant resume {run.path}")
-    metrics.close()
     run.directory.finish(run.summary())
+    if run.diagnose():
+        run.directory.set_status("failed", "; ".join(run.diagnose()))
     return run
 
 
@@ -341,7 +363,7 @@ def _return_and_spread(row: dict[str, Any]) -> tuple[float | None, float | None]
     return float(means.mean()), float(means.std()) if len(means) > 1 else None
 
 
-def _save(run: Run, *, best: bool, warn: Callable[[str], None]) -> None:
+def _save(run: Run, *, best: bool) -> None:
     header = {
         "agent": contract.to_json(run.agent),
         "updates": int(run.state.updates),

@@ -7,12 +7,15 @@ import itertools
 import math
 import os
 import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import jax
 import numpy as np
 from PIL import Image
@@ -122,13 +125,12 @@ def _partial(path: Path) -> Path:
 def _writing(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
     """Writes frames to a file that gets its name when it is whole."""
     partial = _partial(path)
-    if path.suffix.lower() == ".mp4":
-        options = {"format": "FFMPEG", "fps": fps, "codec": "libx264", "macro_block_size": 2, "quality": 7}
-    else:
-        # players take less than 20 ms for a slip of the pen
-        options = {"format": "GIF", "duration": max(1000 / fps, 20.0), "loop": 0}
     try:
-        writer = imageio.get_writer(partial, **options)
+        if path.suffix.lower() == ".mp4":
+            writer: Any = _Mp4(partial, fps)
+        else:
+            # players do not believe in less than 20 ms a frame
+            writer = imageio.get_writer(partial, format="GIF", duration=max(1000 / fps, 20.0), loop=0)
         with contextlib.closing(writer):
             yield writer.append_data
         os.replace(partial, path)
@@ -136,6 +138,39 @@ def _writing(path: Path, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
         raise UserError(f"the film {path} cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+class _Mp4:
+    """H.264 through a pipe to ffmpeg. (imageio's own writer runs Python between fork and exec, which can lock up in a
+    process with as many threads as JAX has.)"""
+
+    def __init__(self, path: Path, fps: float):
+        self._path, self._fps = path, fps
+        self._process: subprocess.Popen | None = None
+        self._log = tempfile.TemporaryFile()
+
+    def append_data(self, frame: np.ndarray) -> None:
+        if self._process is None:
+            height, width, _ = frame.shape
+            given = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self._fps:g} -i -"
+            wanted = "-an -c:v libx264 -crf 20 -pix_fmt yuv420p -movflags +faststart"
+            command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *given.split(), *wanted.split()]
+            self._process = subprocess.Popen([*command, str(self._path)], stdin=subprocess.PIPE, stderr=self._log)
+        try:
+            self._process.stdin.write(np.ascontiguousarray(frame).data)
+        except BrokenPipeError:
+            self.close()
+
+    def close(self) -> None:
+        """Waits for the file to be whole; OSError with ffmpeg's words if it is not."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        process.communicate()
+        if process.returncode:
+            self._log.seek(0)
+            words = self._log.read().decode(errors="replace").split()
+            raise OSError(" ".join(words) or f"ffmpeg ended with status {process.returncode}")
 
 
 # ------------------------------------------------------------------------------------------------------------- playing

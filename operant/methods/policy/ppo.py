@@ -13,6 +13,7 @@ Symbols: pi policy, V value, A advantage, G = A + V value target, r = pi / pi_ol
 
 from __future__ import annotations
 
+from math import inf
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -23,6 +24,19 @@ from operant.errors import UserError
 from operant.gradient import State, count_steps, gradient_step, transitions
 from operant.ops.losses import clipped_surrogate, clipped_value_loss, masked_mean, masked_standardize
 from operant.ops.optimizers import adam
+
+_CONTROL = {
+    "source": "Schulman et al. 2017, table 3 (2048 steps, 10 epochs, minibatches of 64), normalised as in Huang et al.",
+    "learning_rate": 3e-4,
+    "value_clip": inf,
+    "entropy_cost": 0.0,
+    "num_envs": 8,
+    "rollout_length": 256,
+    "num_epochs": 10,
+    "num_minibatches": 32,
+    "network.normalize_observation": True,
+    "network.normalize_reward": True,
+}
 
 
 @agent("ppo")
@@ -44,7 +58,47 @@ class PPO:
     num_minibatches: int = option(4, "parts each pass is cut into", low=1)
     network: ActorCritic = child(ActorCritic, "policy and value networks, normalisers")
 
-    presets: ClassVar[dict] = {}
+    presets: ClassVar[dict] = {
+        "classic_control": {
+            "source": "tuned here on CartPole-v1 and Acrobot-v1, 3 settings each, 8 seeds",
+            "learning_rate": 1e-3,
+            "value_clip": inf,
+            "network.normalize_reward": True,
+        },
+        "Pendulum-v1": {
+            "source": "classic_control, with the two changes usual for continuous control",
+            "learning_rate": 1e-3,
+            "value_clip": inf,
+            "entropy_cost": 0.0,
+            "network.normalize_reward": True,
+            "network.normalize_observation": True,
+        },
+        "bsuite": {
+            "source": "short rollouts of many environments, for recurrent networks too; tuned here on MemoryChain-bsuite",
+            "learning_rate": 1e-3,
+            "value_clip": inf,
+            "num_envs": 64,
+            "rollout_length": 16,
+        },
+        "minatar": {
+            "source": "PureJaxRL's settings for MinAtar (Lu et al. 2022), without value clipping",
+            "learning_rate": 5e-3,
+            "value_clip": inf,
+            "num_envs": 64,
+            "num_minibatches": 8,
+            "network.torso": "mlp",
+            "network.activation": "relu",
+        },
+        "atari": {
+            "source": "Schulman et al. 2017, table 5, with the clip of Huang et al. 2022",
+            "clip": 0.1,
+            "value_clip": 0.1,
+            "network.activation": "relu",
+        },
+        "mujoco": _CONTROL,
+        "dmc": _CONTROL,
+        "brax": _CONTROL,
+    }
 
     def check(self) -> None:
         rows, unit = self.num_envs * self.rollout_length, "num_envs * rollout_length"

@@ -1,0 +1,62 @@
+"""The learning runs whose results are kept here: runs the commands below and writes one small JSON file for each.
+
+    python results/learn.py [NAME ...]      all, or some by name
+
+Each file holds the command, every evaluation of the run with every seed's mean, the versions, the hardware and the
+date.  `results/README.md` is made from them by `python results/table.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+RUNS = {
+    "ppo-cartpole": ("train ppo CartPole-v1 --steps 200000 --seeds 8 --seed 1000", 475),
+    "ppo-acrobot": ("train ppo Acrobot-v1 --steps 500000 --seeds 8 --seed 1000", -100),
+    "ppo-pendulum": ("train ppo Pendulum-v1 --steps 500000 --seeds 8 --seed 1000", -250),
+    "ppo-breakout-minatar": ("train ppo Breakout-MinAtar --steps 10000000 --seeds 8 --seed 1000", 20),
+    "ppo-space-invaders-minatar": ("train ppo SpaceInvaders-MinAtar --steps 10000000 --seeds 8 --seed 1000", 100),
+    "ppo-hopper": ("train ppo Hopper-v4 --steps 1000000 --seeds 5 --seed 1000", 2000),
+    "ppo-memory-chain-lstm": (
+        "train ppo MemoryChain-bsuite --steps 500000 --seeds 8 --seed 1000 --env-options memory_length=10 "
+        "--network.recurrent lstm",
+        None,
+    ),
+    "ppo-memory-chain-feed-forward": (
+        "train ppo MemoryChain-bsuite --steps 500000 --seeds 8 --seed 1000 --env-options memory_length=10",
+        None,
+    ),
+    "ppo-pong-smoke": ("train ppo Pong-v5 --steps 50000 --seeds 1 --seed 1000 --eval-every 25", None),
+}
+"""Name -> (arguments of `operant`, what the lower end of the 95 % interval was to reach)."""
+
+
+def run(name: str) -> None:
+    words, goal = RUNS[name]
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch) / "run"
+        command = [sys.executable, "-m", "operant", *words.split(), "--run-dir", str(directory), "--json"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        summary = json.loads(done.stdout.splitlines()[-1])
+        config = json.loads((directory / "config.json").read_text())
+        rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    summary.pop("run")
+    evaluations = [{"steps": row["steps"], "returns": row["eval_return"]} for row in rows if "eval_return" in row]
+    result = {"name": name, "command": f"operant {words}", "goal": goal, "summary": summary,
+              "agent": config["agent"], "machine": config["machine"], "evaluations": evaluations}  # fmt: skip
+    (HERE / "learning").mkdir(exist_ok=True)
+    (HERE / "learning" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    low, high = summary["return_ci"]
+    print(f"{name}: {summary['return_mean']:.2f} [{low:.2f}, {high:.2f}] in {summary['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:] or list(RUNS)
+    for name in wanted:
+        run(name)
