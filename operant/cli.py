@@ -5,7 +5,9 @@ Nothing heavy is imported before it is needed: `--help`, `methods`, `envs` and `
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import math
 import os
@@ -327,17 +329,32 @@ def _parse(prog: str, arguments: list[str], fields: list[tuple[str, Any, Any]], 
         kind = _flag_class(type(agent), agent)
         made.append(("agent_", Annotated[kind, tyro.conf.arg(name="")], dataclasses.field(default=kind())))
     flags = dataclasses.make_dataclass("Flags", made)
-    parsed = tyro.cli(
-        flags,
-        args=arguments,
-        prog=prog,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
-        description=(type(agent).__doc__ or "") if agent is not None else "",
-    )
+    told = io.StringIO()
+    asks_help = "--help" in arguments or "-h" in arguments
+    try:
+        with contextlib.nullcontext() if asks_help else contextlib.redirect_stderr(told):
+            parsed = tyro.cli(
+                flags,
+                args=arguments,
+                prog=prog,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+                description=(type(agent).__doc__ or "") if agent is not None else "",
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UserError(f"{_one_line(told.getvalue())} `{prog} --help` tells the flags") from None
     result = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
     if agent is not None:
         result["agent"] = _read_agent(agent, result.pop("agent_"))
     return result
+
+
+def _one_line(box: str) -> str:
+    """The words of a framed message, without the frame and what stands below its first rule."""
+    lines = [line.strip("│┃╭╮╰╯─━ \t") for line in box.splitlines()]
+    words = " ".join(line for line in lines if line and not line.startswith(("For full helptext", "Parsing error")))
+    return words.strip()[:400].rstrip(".") + "."
 
 
 def _default(value: Any) -> Any:
@@ -491,7 +508,7 @@ def _prepare_jax(device: str, devices: int, seeds: int, swept: bool, shard: str)
 
     cores = os.cpu_count() or 1
     wanted = devices or (cores if seeds > 1 or swept or shard == "envs" else 1)
-    prepare(cpu_devices=wanted)
+    prepare(cpu_devices=min(wanted, cores))
 
 
 def _at_least(name: str, value: int, low: int) -> None:

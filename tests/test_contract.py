@@ -112,16 +112,23 @@ CASES = {
     "reinforce (adam), clip at infinity": op.REINFORCE(num_envs=2, network=NARROW).replace(entropy_cost=0.02),
     "ppo (adam)": op.PPO(num_envs=2, num_epochs=1, num_minibatches=1, network=NARROW).replace(max_grad_norm=0.05),
     "ppo (adam), epochs of minibatches": op.PPO(num_envs=2, num_epochs=3, num_minibatches=2, network=NARROW).replace(
-        learning_rate=0.02, clip=0.05, value_clip=0.05
+        clip=0.05, value_clip=0.05
     ),
 }
+CASES = {name: agent.replace(learning_rate=0.02) for name, agent in CASES.items()}
+
+
+def louder(state):
+    """`state` with a policy that is far from uniform."""
+    scale = lambda path, x: x * 100.0 if "policy" in str(path) else x  # noqa: E731
+    return state.replace(params=jax.tree_util.tree_map_with_path(scale, state.params))
 
 
 @functools.cache
 def two_batches():
     """A batch to learn from and the one that follows it: all the agents of `CASES` act alike."""
     _, state, batches = rollouts(CASES["a2c (rmsprop)"], batched(Probe(), 2), 8, 2)
-    return state, batches
+    return louder(state), batches
 
 
 def situations(agent):
@@ -170,18 +177,18 @@ def test_the_gradient_of_a_loss_after_learning_is_that_of_finite_differences(cas
                 if not np.isfinite(x):
                     assert found[name] == 0.0
                     continue
-                h = 1e-5 * max(abs(float(x)), 1e-3)
+                h = 1e-6 * max(abs(float(x)), 0.1)  # a young Adam is nearly a sign: curved on the scale of 1e-4
                 up, down = (
                     float(objective_and_gradient(with_dials(fixed, {name: x + sign * h}), state, tau)[0])
                     for sign in (1, -1)
                 )
                 expected = (up - down) / (2 * h)
-                np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=2e-8, err_msg=f"{situation}: {name}")
+                np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=5e-9, err_msg=f"{situation}: {name}")
             if situation == "running":
                 # a clipping of ratios or values decides which rows count, so its derivative is 0 almost everywhere
                 plain = {name for name in found if name not in ("clip", "value_clip", "max_grad_norm")}
-                assert all(abs(found[name]) > 1e-7 for name in plain), found
-                assert (abs(found["max_grad_norm"]) > 1e-7) == (float(fixed.max_grad_norm) < 0.1)
+                assert all(abs(found[name]) > 1e-8 for name in plain), found
+                assert float(fixed.max_grad_norm) > 0.1 or abs(found["max_grad_norm"]) > 1e-8
         assert objective_and_gradient._cache_size() == 1
 
 
@@ -308,9 +315,7 @@ def test_learning_recomputes_the_log_probabilities_of_acting(recurrent: str):
     network = ActorCritic(hidden=(8,), recurrent=recurrent, recurrent_size=8, activation="relu")
     agent = op.PPO(num_envs=4, num_epochs=2, num_minibatches=2, network=network).replace(learning_rate=0.0)
     agent, state, batches = rollouts(agent, batched(Short(), 4), 4, 12)
-    # a policy far from uniform
-    louder = lambda path, x: x * 100.0 if "policy" in str(path) else x  # noqa: E731
-    state = state.replace(params=jax.tree_util.tree_map_with_path(louder, state.params))
+    state = louder(state)
     lengths = {
         int(n) for c in range(4)
         for n in np.diff(np.flatnonzero(np.concatenate([np.asarray(b.first)[:-1, c] for b in batches]))) - 1

@@ -330,3 +330,31 @@ def test_equal_modules_share_one_compilation():
     assert value._cache_size() == 1
     value(nn.ActorCritic(VECTOR, Discrete(2), activation="relu"), params, x)
     assert value._cache_size() == 2
+
+
+@pytest.mark.parametrize("size, kernel, stride, padding", [
+    (84, 8, 4, "VALID"), (20, 4, 2, "VALID"), (9, 3, 1, "VALID"), (10, 3, 1, "VALID"), (11, 3, 2, "SAME"),
+    (13, 5, 3, "VALID"), (12, 3, 1, "SAME"), (85, 8, 4, "SAME"),
+])  # fmt: skip
+def test_convolution_as_a_product_equals_xla_s_in_value_and_gradient(size, kernel, stride, padding):
+    from operant.nn.convolution import convolve_as_product
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, size, size, 3))
+    w = jax.random.normal(keys[1], (kernel, kernel, 3, 5)) / kernel
+
+    def plain(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+        )
+
+    def product(x, w):
+        return convolve_as_product(x, w, stride, padding)
+
+    expected, ours = plain(x, w), product(x, w)
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+    weight = jax.random.normal(keys[2], expected.shape)
+    for argument in (0, 1):
+        a, b = (jax.grad(lambda x, w, f=f: jnp.sum(f(x, w) * weight), argument)(x, w) for f in (plain, product))
+        np.testing.assert_allclose(b, a, atol=2e-3)

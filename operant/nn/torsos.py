@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from operant.nn.convolution import convolve
 from operant.nn.initial import orthogonal
 from operant.types import Box, Dict, Discrete, MultiDiscrete, Space
 
@@ -30,7 +31,7 @@ def dense(features: int, scale: float, name: str | None = None) -> nn.Dense:
 class Conv(nn.Module):
     """A square convolution of images with channels last, `[..., H, W, C]`; any leading axes.
 
-    Every convolution of the library passes here, so that its form can follow the backend in one place.
+    Every convolution of the library passes here, and takes the form that suits the backend (`nn.convolution`).
     """
 
     features: int
@@ -47,13 +48,7 @@ class Conv(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", orthogonal(self.scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = jax.lax.conv_general_dilated(
-            x.reshape((-1, *x.shape[-3:])),
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=self.padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        y = convolve(x.reshape((-1, *x.shape[-3:])), kernel, self.stride, self.padding)
         return y.reshape(x.shape[:-3] + y.shape[1:]) + bias
 
 

@@ -153,7 +153,7 @@ class _Canvas:
 
 
 def cart_pole(env_state: Any, timestep: Timestep) -> Frame:
-    """Observation: position (m), velocity, angle (rad, clockwise from upright), angular velocity. The pole is drawn long."""
+    """Observation: position (m), velocity, angle (rad, clockwise from upright), angular velocity."""
     x, _, angle, _ = (float(v) for v in timestep.observation)
     canvas = _Canvas(600, 400, 115, (300, 290))
     canvas.line([(-2.6, -0.17), (2.6, -0.17)], FAINT, 3)
@@ -329,7 +329,8 @@ class Bars:
         at = lambda value: -y[1] + 6 + (value - low) / max(high - low, 1e-6) * (y[1] - y[0] - 12)  # noqa: E731
         canvas.line([(x[0], at(0.0)), (x[1], at(0.0))], FAINT, 1.5)
         if len(self._returns) > 1:
-            picked = self._returns[:: max(1, len(self._returns) // 400)] + self._returns[-1:]
+            number = min(len(self._returns), 400)
+            picked = [self._returns[round(i)] for i in np.linspace(0, len(self._returns) - 1, number)]
             points = [(float(p), at(v)) for p, v in zip(np.linspace(x[0], x[1], len(picked)), picked, strict=True)]
             canvas.line(points, GREEN, 2.5)
 
@@ -368,7 +369,7 @@ def caption(frame: Frame, step: int, total: float, action: str) -> UInt8[np.ndar
     line = height + strip / 2
     for x, anchor, text in (
         (10, "lm", f"step {step}"),
-        (wide * 0.26, "lm", f"return {total:,.10g}" if float(total).is_integer() else f"return {total:,.2f}"),
+        (max(wide * 0.26, 100), "lm", f"return {total:,.10g}" if float(total).is_integer() else f"return {total:,.2f}"),
         (wide - 10, "rm", action),
     ):
         draw.text((x, line), text, fill=(226, 228, 232), font=font(14), anchor=anchor)

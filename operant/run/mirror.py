@@ -60,6 +60,7 @@ def _serve() -> None:
     import contextlib
     import ctypes
     import os
+    import tempfile
 
     # What the simulators print must not come between the answers.
     answers = os.fdopen(os.dup(1), "wb")
@@ -71,6 +72,8 @@ def _serve() -> None:
             ctypes.CDLL("libEGL.so.1", mode=ctypes.RTLD_GLOBAL)
     import envpool
     import envpool.registration
+
+    os.chdir(tempfile.gettempdir())  # MuJoCo writes down its failures where it stands
 
     def answer(fine: bool, value: Any) -> None:
         pickle.dump((fine, value), answers)

@@ -44,6 +44,7 @@ class Policy:
 
     def __call__(self, observation: Any, *, deterministic: bool | None = None, action_mask: Any = None) -> Any:
         """observation: one, or a batch with one leading axis. Raises UserError if its shape is neither."""
+        observation = _arrays(observation)
         batched, size = self._batch_size(observation)
         batch = observation if batched else jax.tree.map(lambda x: np.asarray(x)[None], observation)
         if self._carry is None or self._first is None or len(self._first) != size:
@@ -104,3 +105,10 @@ class Policy:
         if isinstance(space, Dict):
             return {name: self._cast(observation[name], sub) for name, sub in space.items}
         return jnp.asarray(np.asarray(observation), space.dtype)
+
+
+def _arrays(observation: Any) -> Any:
+    """Lists and numbers as arrays: a list would pass for a tree."""
+    if isinstance(observation, dict):
+        return {name: _arrays(x) for name, x in observation.items()}
+    return np.asarray(observation)

@@ -83,6 +83,11 @@ def film(
                     returns.append(total)
                 if len(returns) == episodes or max_steps == 0:
                     break
+    except jax.errors.JaxRuntimeError as error:
+        failure = getattr(_inner(env), "error", None)  # a Gymnasium environment's, beneath JAX's wrapping
+        if failure is None:
+            raise
+        raise failure from error
     finally:
         camera.close()
         env.close()
@@ -155,11 +160,15 @@ class _Mp4:
             given = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {self._fps:g} -i -"
             wanted = "-an -c:v libx264 -crf 20 -pix_fmt yuv420p -movflags +faststart"
             command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", *given.split(), *wanted.split()]
-            self._process = subprocess.Popen([*command, str(self._path)], stdin=subprocess.PIPE, stderr=self._log)
+            # a session of its own: Ctrl-C is for us, and ffmpeg is to go on until we close it
+            self._process = subprocess.Popen(
+                [*command, str(self._path)], stdin=subprocess.PIPE, stderr=self._log, start_new_session=True
+            )
         try:
             self._process.stdin.write(np.ascontiguousarray(frame).data)
         except BrokenPipeError:
-            self.close()
+            self.close()  # which knows more
+            raise
 
     def close(self) -> None:
         """Waits for the file to be whole; OSError with ffmpeg's words if it is not."""
@@ -301,6 +310,10 @@ def _studio(run: Any, lane: int, render: draw.Renderer | None) -> tuple[Any, _Ca
     name, options = run.program.env_name, dict(run.program.eval_options)
     seed = int(np.random.SeedSequence([int(run.program.seeds[lane]), 2]).generate_state(1)[0]) & 0x7FFFFFFF
     env = registry.make(name, 1, [seed], **options)
+    if isinstance(_inner(env), Gym) and _inner(env)._asynchronous:
+        env.close()  # pictures come from this process
+        options["asynchronous"] = False
+        env = registry.make(name, 1, [seed], **options)
     title, stack = str(run.directory.config["env"]), int(options.get("frame_stack", 1))
     if render is not None:
         return env, _Camera(title, render), _fps(title, env)
@@ -319,7 +332,7 @@ def _studio(run: Any, lane: int, render: draw.Renderer | None) -> tuple[Any, _Ca
     return env, _Camera(title, drawn, source), _fps(title, env)
 
 
-def _rendering(env: Gym, name: Any, seed: int, options: dict[str, Any]) -> Any:
+def _rendering(env: Any, name: Any, seed: int, options: dict[str, Any]) -> Any:
     """A Gymnasium environment like `env` that gives pictures, in place of it; NoPicture if it has none to give."""
     own = _inner(env)._vector.envs[0]
     if own.render_mode == "rgb_array":
@@ -329,8 +342,7 @@ def _rendering(env: Gym, name: Any, seed: int, options: dict[str, Any]) -> Any:
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo's default needs a screen
     try:
-        # pictures come from this process
-        made = registry.make(name, 1, [seed], **{**options, "asynchronous": False, "render_mode": "rgb_array"})
+        made = registry.make(name, 1, [seed], **options, render_mode="rgb_array")
     except (UserError, TypeError) as error:
         raise NoPicture(str(error)) from error
     env.close()

@@ -1,0 +1,193 @@
+"""Every method learns a world whose optimum is known, and takes every kind of action and observation it claims."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from harness import ACTIONS, OBSERVATIONS, QUICK, claims, differing, leaves, shrink
+
+import operant as op
+from operant import methods
+from operant.agent import children, strong
+from operant.envs.base import batched
+from operant.envs.worlds import Cells, Recall, Target
+from operant.learner import Online
+from operant.rollout import play_episodes
+from operant.types import Box, Dict, Discrete, MultiDiscrete
+
+SEEDS = 3
+
+LEARNS: dict[str, tuple[dict[str, Any], int]] = {}
+"""Settings (dotted names) and number of updates with which a method surely learns; else those of `plan`."""
+
+
+def plan(method: str) -> tuple[Any, int]:
+    """An agent for tiny worlds, and how many updates it is given: far more than it needs."""
+    if method in LEARNS:
+        changes, updates = LEARNS[method]
+        return methods.apply(methods.build(method), changes), updates
+    small = {"num_envs": 8, "rollout_length": 32, "hidden": (32,), "features": 8, "num_epochs": 4, "num_minibatches": 4}
+    agent = rates(shrink(methods.build(method), **small, normalize_observation=False, normalize_reward=False))
+    return agent, 120
+
+
+def rates(agent: Any) -> Any:
+    """`agent` with a brisk step size, in its base agent too."""
+    names = {f.name for f in dataclasses.fields(agent)}
+    inner = {"agent": rates(agent.agent)} if "agent" in names else {}
+    own = {"learning_rate": 5e-3} if "learning_rate" in names and "agent" not in names else {}
+    return agent.replace(**own, **inner)
+
+
+def train(agent: Any, world: Any, updates: int, seeds: int = SEEDS) -> np.ndarray:
+    """Mean evaluation return of each seed after so many updates."""
+    agent.check()
+    agent, width = strong(agent), agent.num_envs
+    env, eval_env = batched(world, seeds * width), batched(world, seeds * 32)
+    spec = env.spec.replace(num_envs=width, total_steps=2 * updates * width * agent.rollout_length)
+    learner = Online(env, spec, seeds)
+
+    def run(agents, keys):
+        run = learner.init(agents, learner.init_agents(agents, keys), keys)
+        run, _ = jax.lax.scan(lambda run, _: learner.update(run), run, None, length=updates)
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, 99))(keys)
+        return run.health.frozen_at, play_episodes(agents, run.state, eval_env, keys, episodes=4, max_steps=200)
+
+    agents = jax.tree.map(lambda x: jnp.stack([x] * seeds), agent)
+    frozen_at, outcome = jax.jit(run)(agents, jax.random.split(jax.random.key(0), seeds))
+    assert (np.asarray(frozen_at) < 0).all() and np.asarray(outcome.finished).all()
+    return np.asarray(outcome.returns).mean(1)
+
+
+def test_it_learns_a_world_whose_optimum_is_known(method: str):
+    agent, updates = plan(method)
+    world = Cells() if "discrete" in claims(agent, "actions") else Target()
+    returns = train(agent, world, updates)
+    # evaluations of 128 episodes: the starts are random, so the optimum itself is met within a few hundredths
+    share = (returns - world.random_return) / (world.optimal_return - world.random_return)
+    assert (share > 0.9).all(), f"{method} reaches {share} of the way from random to optimal"
+
+
+# ------------------------------------------------------------------------------------------- actions and observations
+SPACES = {
+    "box": Box((3,), low=-1.0, high=1.0),
+    "discrete": Discrete(5),
+    "dict": Dict((("image", Box((5, 5, 2), "uint8", 0.0, 255.0)), ("place", Box((2,))), ("kind", Discrete(3)))),
+    "image": Box((6, 6, 2), "uint8", 0.0, 255.0),
+    "continuous": Box((2,), low=(-2.0, 0.0), high=(2.0, 1.0)),
+    "multi-discrete": MultiDiscrete((2, 3)),
+    "masked": Discrete(4),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Menu:
+    """Random observations of one kind and actions of one kind, rewards from both; episodes of three steps."""
+
+    observation_kind: str
+    action_kind: str
+
+    time_limit = 3
+
+    @property
+    def observation(self):
+        return SPACES[self.observation_kind]
+
+    @property
+    def action(self):
+        return Discrete(3) if self.action_kind == "discrete" else SPACES[self.action_kind]
+
+    def __post_init__(self):
+        if self.action_kind == "masked":
+            object.__setattr__(self, "action_mask", lambda state: jnp.array([True, False, True, False]))
+
+    def reset(self, key):
+        return jnp.zeros(()), self._draw(key, self.observation)
+
+    def step(self, key, state, action):
+        ok = {
+            "discrete": lambda: (action >= 0) & (action < 3),
+            "masked": lambda: (action == 0) | (action == 2),
+            "multi-discrete": lambda: ((action >= 0) & (action < jnp.array([2, 3]))).all(),
+            "continuous": lambda: ((action >= jnp.array([-2.0, 0.0])) & (action <= jnp.array([2.0, 1.0]))).all(),
+        }[self.action_kind]()
+        # an action outside its space is a NaN, which no run survives
+        reward = jnp.where(ok, jnp.sum(action), jnp.nan).astype(jnp.float32)
+        return state, self._draw(key, self.observation), reward, False, False
+
+    def _draw(self, key, space):
+        if isinstance(space, Dict):
+            keys = jax.random.split(key, len(space.items))
+            return {name: self._draw(k, sub) for k, (name, sub) in zip(keys, space.items, strict=True)}
+        if isinstance(space, Discrete):
+            return jax.random.randint(key, (), 0, space.n)
+        high = 255.0 if space.dtype == "uint8" else 1.0
+        return jax.random.uniform(key, space.shape, maxval=high).astype(space.dtype)
+
+
+def memories(agent: Any) -> tuple[str, ...]:
+    """The kinds of recurrent network that an agent can be given, "" among them."""
+    base = children(agent).get("agent")
+    if base is not None:
+        return memories(base)
+    network = children(agent).get("network")
+    return ("", "lstm", "gru") if hasattr(network, "recurrent") else ("",)
+
+
+def combinations(agent: Any) -> list[tuple[str, str, str]]:
+    """A few (observation, action, recurrent) in which each claimed kind occurs: not all, since each is compiled.
+
+    What the harness has already, a box and discrete actions without memory, is left out where others are claimed.
+    """
+    kinds = (claims(agent, "observations"), claims(agent, "actions"), memories(agent))
+    plain = ("box", "discrete", "")
+    others = [[k for k in several if k != usual] or [usual] for several, usual in zip(kinds, plain, strict=True)]
+    turns = [itertools.cycle(several) for several in others]
+    return [tuple(next(t) for t in turns) for _ in range(max(map(len, others)))]
+
+
+def test_the_combinations_have_every_kind_in_them(method: str):
+    agent = methods.build(method)
+    found = [set(kinds) for kinds in zip(*combinations(agent), ("box", "discrete", ""), strict=True)]
+    claimed = [claims(agent, "observations"), claims(agent, "actions"), memories(agent)]
+    assert found == [{*several, usual} for several, usual in zip(claimed, ("box", "discrete", ""), strict=True)]
+    assert set(claims(agent, "observations")) <= set(OBSERVATIONS) and set(claims(agent, "actions")) <= set(ACTIONS)
+
+
+def test_it_takes_what_it_claims_to_take(method: str):
+    for observation, action, recurrent in combinations(methods.build(method)):
+        agent = shrink(methods.build(method), rollout_length=5, num_epochs=1, recurrent=recurrent)
+        agent.check()
+        env = batched(Menu(observation, action), 2)
+        learner = Online(env, env.spec.replace(total_steps=100), 1)
+
+        def both(agents, keys, learner=learner):
+            run = start = learner.init(agents, learner.init_agents(agents, keys), keys)
+            run, metrics = jax.lax.scan(lambda run, _: learner.update(run), run, None, length=2)
+            return start, run, metrics
+
+        agents = jax.tree.map(lambda x: x[None], strong(agent))
+        start, run, metrics = jax.jit(both, compiler_options=QUICK)(agents, jax.random.split(jax.random.key(0), 1))
+        what = f"{observation} observations, {action} actions, recurrent '{recurrent}'"
+        assert learner.diagnose(run) == [], what
+        assert all(np.isfinite(x).all() for x in leaves((run.state, metrics)).values()), what
+        moved = differing(start.state.params, run.state.params)
+        assert moved or agent.memory is not None, f"{what}: nothing was learned"
+
+
+# -------------------------------------------------------------------------------------------------------------- memory
+def test_only_a_recurrent_agent_recalls():
+    network = {"network.hidden": (16,), "network.recurrent_size": 16}
+    agent = methods.apply(op.PPO(num_envs=16, rollout_length=16, num_minibatches=2), network).replace(
+        learning_rate=1e-2, anneal=0.0, value_clip=float("inf")
+    )
+    with_memory = train(methods.apply(agent, {"network.recurrent": "gru"}), Recall(), 80)
+    without = train(agent, Recall(), 80)
+    assert (with_memory > 0.95).all(), with_memory
+    assert (np.abs(without) < 0.4).all(), without  # 128 episodes of +1 or -1: a deviation of 0.09

@@ -1,0 +1,234 @@
+"""The command line as a user meets it: every verb end to end, and one line with exit code 2 for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from operant.cli import main
+
+TINY = ["--steps", "2048", "--chunks", "4", "--eval-episodes", "2", "--num-envs", "4", "--rollout-length", "32"]
+
+
+def operant(*words: str, code: int = 0) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert end.value.code == code
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "run"
+    operant("train", "ppo", "CartPole-v1", *TINY, "--seeds", "2", "--run-dir", path, "--quiet")
+    return path
+
+
+def last_line(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_train_reports_one_object_of_json(tmp_path, capsys):
+    operant("train", "ppo", "CartPole-v1", *TINY, "--run-dir", tmp_path / "run", "--json")
+    result = last_line(capsys)
+    assert result["run"] == str(tmp_path / "run") and result["steps"] >= 2048
+    assert result["steps_per_second"] > 0 and result["compile_seconds"] > 0
+    low, high = result["return_ci"]
+    assert low <= result["return_mean"] <= high and result["ci_over"] == "episodes"
+
+
+def test_a_run_directory_holds_what_it_should(trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert config["agent"]["agent"] == "ppo" and config["machine"]["versions"]["jax"]
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    updates = [row["update"] for row in rows if "train_return" in row]
+    assert updates == sorted(set(updates)) and len(rows[-1]["steps"]) == 2
+    assert (trained / "figures" / "curve.png").stat().st_size > 1000
+    assert list((trained / "tensorboard").iterdir()) and list((trained / "checkpoints").iterdir())
+
+
+def test_eval_watch_runs_and_compare(trained, tmp_path, capsys):
+    operant("eval", trained, "--episodes", 3, "--json")
+    result = last_line(capsys)
+    assert result["episodes"] == 3 and result["seeds"] == 2 and result["ci_over"] == "seeds"
+    assert result["return_ci"][0] <= result["return_mean"] <= result["return_ci"][1]
+    operant("watch", trained, "--out", tmp_path / "film.gif", "--max-steps", 20)
+    assert (tmp_path / "film.gif").stat().st_size > 500 and str(tmp_path / "film.gif") in capsys.readouterr().out
+    operant("runs", trained.parent, "--json")
+    assert [run["method"] for run in last_line(capsys)["runs"]] == ["ppo"]
+    operant("compare", trained, trained, "--out", tmp_path / "compare.png", "--json")
+    assert (tmp_path / "compare.png").exists() and len(last_line(capsys)["runs"]) == 2
+
+
+def test_config_repeats_a_run_and_init_from_starts_from_it(trained, tmp_path, capsys):
+    operant("train", "ppo", "CartPole-v1", "--config", trained / "config.json", "--run-dir", tmp_path / "a", "--quiet")
+    first, again = (rows_without_times(path) for path in (trained, tmp_path / "a"))
+    assert first == again
+    operant("train", "ppo", "CartPole-v1", *TINY, "--learning-rate", "0", "--init-from", trained, "--run-dir",
+            tmp_path / "b", "--quiet", "--json")  # fmt: skip
+    kept = last_line(capsys)["return_mean"]
+    from operant import load_run
+
+    old, new = load_run(trained), load_run(tmp_path / "b")
+    import jax
+    import numpy as np
+
+    a, b = (jax.tree.leaves(jax.device_get(run.state.state.params)) for run in (old, new))
+    assert all(np.array_equal(x[0], y[0]) for x, y in zip(a, b, strict=True)) and kept is not None
+
+
+def test_a_sweep_trains_all_settings_at_once(tmp_path, capsys):
+    operant("train", "a2c", "CartPole-v1", "--steps", 1000, "--sweep", "learning_rate=1e-4,1e-3", "gamma=0.9,0.99",
+            "--seeds", 2, "--run-dir", tmp_path / "run", "--json", "--chunks", 2)  # fmt: skip
+    assert last_line(capsys)["settings"] == 4
+    from operant import load_run
+
+    run = load_run(tmp_path / "run")
+    assert [lane["seed"] for lane in run.lanes] == [0, 1] * 4
+    assert run.lanes[2]["gamma"] == 0.99 and run.lanes[2]["learning_rate"] == 1e-4
+
+
+def test_wrappers_tell_shared_flags_apart(tmp_path):
+    operant("train", "rnd:a2c", "CartPole-v1", "--steps", 500, "--chunks", 1, "--learning-rate", "0.02",
+            "--agent.learning-rate", "0.03", "--run-dir", tmp_path / "run", "--quiet")  # fmt: skip
+    agent = json.loads((tmp_path / "run" / "config.json").read_text())["agent"]
+    assert (agent["learning_rate"], agent["agent"]["learning_rate"], agent["agent"]["agent"]) == (0.02, 0.03, "a2c")
+
+
+def test_lists(capsys):
+    operant("methods", "--json")
+    names = {m["name"] for m in last_line(capsys)["methods"]}
+    assert {"ppo", "a2c", "reinforce", "rnd", "meta-gradient"} <= names
+    operant("envs", "Breakout-Min*", "--json")
+    assert [e["name"] for e in last_line(capsys)["environments"]] == ["Breakout-MinAtar"]
+    operant("--help")
+    assert "operant VERB" in capsys.readouterr().out
+
+
+def test_listing_imports_nothing_heavy():
+    words = [["--help"], ["methods"], ["envs", "minatar"], ["runs", "."]]
+    for line in words:
+        program = (
+            "import sys; from operant.cli import main\n"
+            f"try: main({line!r})\nexcept SystemExit: pass\n"
+            "assert not {'jax', 'gymnax', 'envpool', 'flax'} & set(sys.modules), sorted(sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+MISTAKES = {
+    "unknown verb": (["trian"], "Did you mean train?"),
+    "missing environment": (["train", "ppo"], "operant train ppo CartPole-v1"),
+    "unknown method": (["train", "ppoo", "CartPole-v1"], "Did you mean ppo?"),
+    "unknown environment": (["train", "ppo", "CartPoel-v1"], "CartPole-v1"),
+    "no wrapper": (["train", "ppo:a2c", "CartPole-v1"], "no wrapper"),
+    "unknown flag": (["train", "ppo", "CartPole-v1", "--learning-rte", "1"], "--learning-rate"),
+    "not a number": (["train", "ppo", "CartPole-v1", "--gamma", "high"], "gamma"),
+    "negative learning rate": (["train", "ppo", "CartPole-v1", "--learning-rate", "-1"], "at least 0"),
+    "gamma above one": (["train", "ppo", "CartPole-v1", "--gamma", "1.5"], "from 0 to 1"),
+    "nan": (["train", "ppo", "CartPole-v1", "--gamma", "nan"], "NaN"),
+    "minibatches that do not divide": (["train", "ppo", "CartPole-v1", "--num-minibatches", "7"], "does not divide"),
+    "no seeds": (["train", "ppo", "CartPole-v1", "--seeds", "0"], "at least 1"),
+    "bad choice": (["train", "ppo", "CartPole-v1", "--network.recurrent", "rnn"], "recurrent"),
+    "bad sweep": (["train", "ppo", "CartPole-v1", "--sweep", "gamma"], "expected NAME="),
+    "sweep of structure": (["train", "ppo", "CartPole-v1", "--sweep", "num_envs=4,8"], "structure"),
+    "sweep out of range": (["train", "ppo", "CartPole-v1", "--sweep", "gamma=0.9,2"], "from 0 to 1"),
+    "too many devices": (["train", "ppo", "CartPole-v1", "--devices", "64", "--seeds", "64"], "--devices 64"),
+    "unknown device": (["train", "ppo", "CartPole-v1", "--device", "abacus"], "cpu, gpu or tpu"),
+    "unknown environment option": (["train", "ppo", "CartPole-v1", "--env-options", "gravty=1"], "gravity"),
+    "no config": (["train", "ppo", "CartPole-v1", "--config", "nowhere.json"], "nowhere.json"),
+    "no run": (["eval", "nowhere"], "no run"),
+    "no run to resume": (["resume", "nowhere"], "no run"),
+    "no run to start from": (["train", "ppo", "CartPole-v1", "--init-from", "nowhere"], "no run"),
+    "no episodes": (["eval", "nowhere", "--episodes", "0"], "at least 1"),
+    "one run to compare": (["compare", "nowhere"], "two runs"),
+    "no user file": (["train", "nowhere.py:Mine", "CartPole-v1"], "nowhere.py"),
+    "missing extra": (["train", "ppo", "CartPole-v1", "--wandb", "x"], "operant[wandb]"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(mistake, tmp_path, monkeypatch, capsys):
+    words, expected = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    if mistake == "missing extra":
+        monkeypatch.setitem(sys.modules, "wandb", None)
+    operant(*words, *(["--quiet"] if words[0] == "train" and len(words) > 2 else []), code=2)
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    (line,) = [line for line in captured.err.splitlines() if line.startswith("operant: ")]
+    assert expected in line and len(line) < 600
+
+
+def test_an_existing_run_directory_is_not_touched(trained, capsys):
+    before = sorted(p.name for p in trained.iterdir())
+    operant("train", "ppo", "CartPole-v1", *TINY, "--run-dir", trained, "--quiet", code=2)
+    assert "resume" in capsys.readouterr().err and sorted(p.name for p in trained.iterdir()) == before
+
+
+def test_a_damaged_checkpoint_falls_back_loudly(trained, tmp_path, capsys):
+    path = tmp_path / "run"
+    shutil.copytree(trained, path)
+    newest = sorted(p for p in (path / "checkpoints").iterdir() if p.name.isdigit())[-1]
+    header = newest / "header.json"
+    header.write_bytes(header.read_bytes().replace(b"params", b"parems", 1))
+    operant("eval", path, "--episodes", 2)
+    assert newest.name in capsys.readouterr().err
+
+
+def rows_without_times(path: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "chunk_seconds")} for row in rows]
+
+
+def checksums(path: Path) -> list[str]:
+    text = sorted(p for p in (path / "checkpoints").iterdir() if p.name.isdigit())[-1].joinpath("header.json").read_text()
+    start = text.index('"leaves"')
+    leaves = json.JSONDecoder().raw_decode(text[text.index("[", start) :])[0]
+    return [leaf["sha256"] for leaf in leaves]
+
+
+def test_kill_9_and_resume_end_with_the_same_bits(tmp_path):
+    words = ["train", "ppo", "CartPole-v1", "--steps", "60000", "--num-envs", "4", "--seeds", "2", "--devices", "1",
+             "--eval-episodes", "4", "--chunks", "30", "--checkpoint-seconds", "0", "--quiet"]  # fmt: skip
+    environment = {**os.environ, "OPERANT_CACHE": str(tmp_path / "cache")}
+
+    def start(path):
+        return subprocess.Popen(
+            [sys.executable, "-m", "operant", *words, "--run-dir", str(path)],
+            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    assert start(tmp_path / "whole").wait(timeout=300) == 0
+    killed = start(tmp_path / "killed")
+    folder = tmp_path / "killed" / "checkpoints"
+    limit = time.monotonic() + 300
+    while time.monotonic() < limit and not (folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())):
+        time.sleep(0.01)
+    time.sleep(0.5)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "summary.json").exists(), "the run ended before it could be killed"
+    done = subprocess.run([sys.executable, "-m", "operant", "resume", str(tmp_path / "killed"), "--json", "--quiet"],
+                          env=environment, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert rows_without_times(tmp_path / "killed") == rows_without_times(tmp_path / "whole")
+    assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
+
+
+def test_nan_freezes_the_lane_and_the_exit_code_says_so(tmp_path, capsys):
+    operant("train", "ppo", "CartPole-v1", *TINY, "--sweep", "learning_rate=1e-3,1e38", "--max-grad-norm", "inf",
+            "--run-dir", tmp_path / "run", "--json", "--quiet", code=3)  # fmt: skip
+    result = last_line(capsys)
+    assert len(result["frozen_lanes"]) == 1 and "lane 1: NaN or infinity in" in result["frozen_lanes"][0]
+    from operant import load_run
+
+    assert load_run(tmp_path / "run").steps >= 0  # what was kept is sound
