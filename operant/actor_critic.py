@@ -17,7 +17,7 @@ from operant.ops import parallel
 from operant.ops.optimizers import Optimizer
 from operant.ops.returns import gae
 from operant.ops.statistics import Moments
-from operant.types import Batch, PyTree, Spec, Timestep, struct, zeros
+from operant.types import Batch, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, struct, zeros
 
 
 @struct
@@ -113,7 +113,7 @@ class ActorCritic:
 
     def _apply(self, params, state, observation, carry, first, action_mask):
         if self.normalize_observation:
-            observation = state.norm.observation.normalize(observation, clip=10.0)
+            observation = normalize(observation, state.norm.observation, state.spec.observation, clip=10.0)
         return self.module(state.spec).apply({"params": params}, observation, carry, first, action_mask)
 
     def values(self, state: State, batch: Batch) -> Float[Array, "T1 B"]:
@@ -154,6 +154,14 @@ class ActorCritic:
             seen = batch.extras["discounted_return"]
             norm = norm.replace(discounted_return=norm.discounted_return.update(seen, jnp.ones_like(batch.valid)))
         return state.replace(norm=norm)
+
+
+def normalize(observation: PyTree, moments: Moments, space: Space, clip: float) -> PyTree:
+    """Observations standardised and clipped, but for the integers of a discrete space: they are names, not amounts."""
+    if isinstance(space, Dict):
+        parts = {name: Moments(moments.count, moments.mean[name], moments.variance[name]) for name, _ in space.items}
+        return {name: normalize(observation[name], parts[name], sub, clip) for name, sub in space.items}
+    return observation if isinstance(space, (Discrete, MultiDiscrete)) else moments.normalize(observation, clip=clip)
 
 
 def explained_variance(value: Float[Array, "T B"], target: Float[Array, "T B"], valid: Float[Array, "T B"]) -> Array:

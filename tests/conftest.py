@@ -11,6 +11,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 
 
+def pytest_configure(config):
+    """Compilations are kept between runs, as `operant` keeps them; `--cache-clear` forgets them."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 def pytest_addoption(parser):
     parser.addoption("--methods", default="", help="names of methods, with commas between; default: all")
 

@@ -27,7 +27,8 @@ def operant(*words: str, code: int = 0) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "run"
-    operant("train", "ppo", "CartPole-v1", *TINY, "--seeds", "2", "--run-dir", path, "--quiet")
+    operant("train", "ppo", "CartPole-v1", *TINY, "--seeds", "2", "--checkpoint-seconds", "0", "--run-dir", path,
+            "--quiet")  # fmt: skip
     return path
 
 
@@ -46,7 +47,7 @@ def test_train_reports_one_object_of_json(tmp_path, capsys):
 
 def test_a_run_directory_holds_what_it_should(trained):
     config = json.loads((trained / "config.json").read_text())
-    assert config["agent"]["agent"] == "ppo" and config["machine"]["versions"]["jax"]
+    assert config["agent"]["class"] == "ppo" and config["machine"]["packages"]["jax"]
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     updates = [row["update"] for row in rows if "train_return" in row]
     assert updates == sorted(set(updates)) and len(rows[-1]["steps"]) == 2
@@ -99,7 +100,7 @@ def test_wrappers_tell_shared_flags_apart(tmp_path):
     operant("train", "rnd:a2c", "CartPole-v1", "--steps", 500, "--chunks", 1, "--learning-rate", "0.02",
             "--agent.learning-rate", "0.03", "--run-dir", tmp_path / "run", "--quiet")  # fmt: skip
     agent = json.loads((tmp_path / "run" / "config.json").read_text())["agent"]
-    assert (agent["learning_rate"], agent["agent"]["learning_rate"], agent["agent"]["agent"]) == (0.02, 0.03, "a2c")
+    assert (agent["learning_rate"], agent["agent"]["learning_rate"], agent["agent"]["class"]) == (0.02, 0.03, "a2c")
 
 
 def test_lists(capsys):
@@ -190,7 +191,8 @@ def rows_without_times(path: Path) -> list[dict]:
 
 
 def checksums(path: Path) -> list[str]:
-    text = sorted(p for p in (path / "checkpoints").iterdir() if p.name.isdigit())[-1].joinpath("header.json").read_text()
+    newest = sorted(p for p in (path / "checkpoints").iterdir() if p.name.isdigit())[-1]
+    text = (newest / "header.json").read_text()
     start = text.index('"leaves"')
     leaves = json.JSONDecoder().raw_decode(text[text.index("[", start) :])[0]
     return [leaf["sha256"] for leaf in leaves]

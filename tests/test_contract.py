@@ -258,14 +258,14 @@ def check_batches(batches: list[Batch], limit: int | None) -> set[str]:
     first = np.concatenate([np.asarray(b.first)[:-1] for b in batches])
     discount = np.concatenate([np.asarray(b.discount) for b in batches])
     for column in range(first.shape[1]):
-        begins = np.flatnonzero(first[:, column])
-        for begin, end in itertools.pairwise(begins):
-            # rows begin .. end-2 are its steps, row end-1 crosses the boundary
+        starts = np.flatnonzero(first[:, column])
+        for start, end in itertools.pairwise(starts):
+            # rows start .. end-2 are its steps, row end-1 crosses the boundary
             terminated = discount[end - 2, column] == 0
-            assert (discount[begin : end - 2, column] == 1).all()
+            assert (discount[start : end - 2, column] == 1).all()
             seen.add("terminated" if terminated else "time limit")
-            assert limit is None or end - 1 - begin <= limit
-            assert terminated or end - 1 - begin == limit
+            assert limit is None or end - 1 - start <= limit
+            assert terminated or end - 1 - start == limit
     return seen
 
 

@@ -50,9 +50,7 @@ def test_epsilon_may_differ_between_environments():
 def test_ties_are_broken_at_random():
     preferences = jnp.broadcast_to(jnp.array([2.0, 0.0, 2.0, 2.0]), (DRAWS, 4))
     assert_close_to_probabilities(ops.greedy(jax.random.key(2), preferences), [1 / 3, 0, 1 / 3, 1 / 3])
-    assert_close_to_probabilities(
-        ops.epsilon_greedy(jax.random.key(2), preferences, 0.0), [1 / 3, 0, 1 / 3, 1 / 3]
-    )
+    assert_close_to_probabilities(ops.epsilon_greedy(jax.random.key(2), preferences, 0.0), [1 / 3, 0, 1 / 3, 1 / 3])
 
 
 @pytest.mark.parametrize("preferences", [[-1e30, -2e30], [-jnp.inf, 0.0][::-1], [0.0, -jnp.inf]])

@@ -187,7 +187,7 @@ def test_made_twice_it_is_the_same_structure(method: str):
 def test_check_refuses_what_is_out_of_range_and_names_it(method: str):
     agent = methods.build(method)
     agent.check()
-    for name, owner, f in fields(agent):
+    for name, _, f in fields(agent):
         low, high = f.metadata.get("low", -math.inf), f.metadata.get("high", math.inf)
         wrong: list[Any] = []
         if is_dial(f):

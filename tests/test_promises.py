@@ -268,7 +268,7 @@ def test_a_nan_freezes_its_lane_names_the_tensor_and_leaves_the_others_alone(tin
     assert set(tiny.compilations().values()) == {1}
 
 
-# ---------------------------------------------------------------------------------------- the promise that takes a while
+# --------------------------------------------------------------------------------------- the promise that takes a while
 def test_two_processes_give_the_same_bits(tiny: Harness, elsewhere: Elsewhere):
     assert elsewhere.digest(tiny.name) == tiny.digest()
 

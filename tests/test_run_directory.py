@@ -18,7 +18,7 @@ from operant.run import files
 from operant.run.directory import RunDirectory, default_path, describe_machine, list_runs, safe_name
 
 CONFIG = {
-    "agent": {"agent": "ppo", "gamma": 0.99},
+    "agent": {"class": "ppo", "gamma": 0.99},
     "env": "CartPole-v1",
     "settings": {"seeds": 2, "steps": 1000},
     "machine": {"date": "2026-01-02T03:04:05+00:00"},
@@ -210,7 +210,7 @@ def test_broken_runs_are_listed_as_such(tmp_path):
 
 
 def test_what_a_listing_shows_is_clean(tmp_path):
-    hostile = {"agent": {"agent": "\x1b[31mppo" + "x" * 9999}, "env": ["x"], "settings": 3, "machine": {"date": 5}}
+    hostile = {"agent": {"class": "\x1b[31mppo" + "x" * 9999}, "env": ["x"], "settings": 3, "machine": {"date": 5}}
     path = tmp_path / "run"
     RunDirectory.create(path, hostile).finish({"steps": "1; rm", "return_mean": {"float": "nan"}, "seconds": 10**400})
     (run,) = list_runs(tmp_path)

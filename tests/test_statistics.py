@@ -126,12 +126,10 @@ def coverage(interval, draw, truth, repeats=400):
     return np.mean([low <= truth <= high for low, high in intervals])
 
 
-@pytest.mark.parametrize("method", ["t", "bootstrap_t"])
-def test_mean_intervals_cover_what_they_say_with_eight_seeds(method):
+@pytest.mark.parametrize("kind", ["t", "bootstrap_t"])
+def test_mean_intervals_cover_what_they_say_with_eight_seeds(kind):
     # The exact number is 0.95, its standard error here 0.011; percentiles of a bootstrap cover 0.88.
-    covered = coverage(
-        lambda x: ops.mean_interval(x, method, resamples=1000), lambda rng: (rng.normal(size=8),), 0.0
-    )
+    covered = coverage(lambda x: ops.mean_interval(x, kind, resamples=1000), lambda rng: (rng.normal(size=8),), 0.0)
     assert 0.92 <= covered <= 0.985
 
 
@@ -190,10 +188,10 @@ def test_probability_of_improvement():
     assert ops.probability_of_improvement(a, b) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("method", ["t", "bootstrap_t"])
-def test_constant_data_and_single_draws(method):
-    assert ops.mean_interval([0.1] * 7, method) == (0.1, 0.1)
-    assert np.all(np.isnan(ops.mean_interval([3.0], method)))
+@pytest.mark.parametrize("kind", ["t", "bootstrap_t"])
+def test_constant_data_and_single_draws(kind):
+    assert ops.mean_interval([0.1] * 7, kind) == (0.1, 0.1)
+    assert np.all(np.isnan(ops.mean_interval([3.0], kind)))
 
 
 def test_constant_arms_and_single_seeds():

@@ -246,7 +246,7 @@ def _describe(path: Path) -> dict[str, Any]:
         directory = RunDirectory.open(path)
         config = directory.config
         agent, machine = _table(config.get("agent")), _table(config.get("machine"))
-        run["method"] = _line(agent.get("agent"))
+        run["method"] = _line(agent.get("class"))
         run["env"] = _line(config.get("env"))
         run["seeds"] = _number(_table(config.get("settings")).get("seeds"), whole=True)
         run["date"] = _line(machine.get("date"))

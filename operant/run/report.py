@@ -180,13 +180,14 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
         name = f"{config['agent']['class']} ({path.name})"
         curves.append((name, evaluations))
         last = evaluations[-1] if evaluations else None
-        known = ("steps", "return_mean", "return_ci", "ci_over", "seeds") if last else ()
+        keys = ("steps", "return_mean", "return_ci", "ci_over", "seeds")
+        known = {key: last[key] for key in keys} if last else {}
         rows.append(
             {
                 "run": str(path),
                 "method": config["agent"]["class"],
                 "env": config["env"],
-                **{name: last[name] for name in known},
+                **known,
             }
         )
     envs = sorted({row["env"] for row in rows})

@@ -144,6 +144,7 @@ def train(
     if isinstance(agent, str):
         agent = build(agent, env)
     agent.check()
+    source = None if init_from is None else load_run(init_from)  # before anything is made: it may not be there
     program, lanes = _program(agent, env, configured)
     path = Path(run_dir) if run_dir is not None else default_path(agent.registered_name, name, configured.seed)
     config = {
@@ -156,8 +157,8 @@ def train(
     }
     directory = RunDirectory.create(path, config)
     state = program.init()
-    if init_from is not None:
-        state = _start_from(state, program, Path(init_from))
+    if source is not None:
+        state = _start_from(state, program, source)
     run = Run(directory, agent, configured, program, state, lanes)
     return _guarded(run, Metrics(directory.path, wandb=configured.wandb or None), callback, quiet)
 
@@ -236,13 +237,12 @@ def evaluation_options(env: Any, options: dict[str, Any]) -> dict[str, Any]:
     return {"life_loss_terminates": False} if "life_loss_terminates" in options else {}
 
 
-def _start_from(state: RunState, program: Program, source: Path) -> RunState:
-    """Parameters (and normalisers) of another run's best checkpoint, or of its latest; lanes as far as they go."""
-    other = load_run(source)
+def _start_from(state: RunState, program: Program, other: Run) -> RunState:
+    """Parameters (and normalisers) of another run, lane by lane as far as they go, then from the first again."""
     ours, theirs = jax.tree.structure(state.state.params), jax.tree.structure(other.state.state.params)
     shapes = lambda tree: [x.shape[1:] for x in jax.tree.leaves(tree)]  # noqa: E731
     if ours != theirs or shapes(state.state.params) != shapes(other.state.state.params):
-        raise UserError(f"--init-from {source}: its networks have other shapes than this agent's in this environment")
+        raise UserError(f"--init-from {other.path}: its networks have other shapes than this agent's have here")
     lanes, available = program.lanes, other.program.lanes
     pick = np.arange(lanes) % available
     take = lambda tree: jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[pick]), tree)  # noqa: E731

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from operant import nn
+from operant.actor_critic import normalize
 from operant.agent import agent, child, dial, option
 from operant.gradient import State, count_steps, gradient_step
 from operant.methods.policy.ppo import PPO
@@ -77,8 +78,9 @@ class RND:
 
     def error(self, params, state, observation):
         """e for each observation [T, B, ...] -> [T, B], observations normalised and clipped at 5 (section 2.4)."""
-        f, g = self.networks(state.predictor.spec)
-        x = state.predictor.norm["observation"].normalize(observation, clip=5.0)
+        spec, norm = state.predictor.spec, state.predictor.norm["observation"]
+        f, g = self.networks(spec)
+        x = normalize(observation, norm, spec.observation, clip=5.0)
         target = jax.lax.stop_gradient(f.apply({"params": state.target}, x))
         return 0.5 * jnp.mean(jnp.square(g.apply({"params": params}, x) - target), axis=-1)
 

@@ -74,7 +74,7 @@ class PPO:
             "network.normalize_observation": True,
         },
         "bsuite": {
-            "source": "short rollouts of many environments, for recurrent networks too; tuned here on MemoryChain-bsuite",
+            "source": "short rollouts of many environments, recurrent networks too; tuned here on MemoryChain-bsuite",
             "learning_rate": 1e-3,
             "value_clip": inf,
             "num_envs": 64,
