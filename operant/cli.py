@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -514,18 +513,3 @@ def _prepare_jax(device: str, devices: int, seeds: int, swept: bool, shard: str)
 def _at_least(name: str, value: int, low: int) -> None:
     if value < low:
         raise UserError(f"--{name} is {value}; expected at least {low}")
-
-
-def to_json_line(data: dict[str, Any]) -> str:
-    """One line of standard JSON: what is not finite becomes null."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: clean(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [clean(v) for v in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
-
-    return json.dumps(clean(data))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from harness import (
+    BONUS_OFF,
     LANES,
     OTHER_CRITIC,
     QUIET,
@@ -130,12 +131,15 @@ def test_the_step_across_a_boundary_is_no_experience(method: str):
     rubbish = batch
     for column in range(WIDTH):
         rubbish = changed(rubbish, 2, column, reward=100.0, action=other_action(np.asarray(batch.action[2, column])))
-    # after a termination the extras mean nothing either; after a time limit they may hold the value to bootstrap from
-    rubbish = rubbish.replace(
-        extras=jax.tree.map(
-            lambda x: x.at[2, 0].add(1.5) if jnp.issubdtype(x.dtype, jnp.floating) else x, rubbish.extras
-        )
+    # after a termination the extras mean nothing either (but for the reward that came with the terminal observation);
+    # after a time limit they may hold the value to bootstrap from
+    meant = {name: x for name, x in rubbish.extras.items() if name == "discounted_return"}
+    moved = jax.tree.map(
+        lambda x: x.at[2, 0].add(1.5) if jnp.issubdtype(x.dtype, jnp.floating) else x, rubbish.extras
     )
+    rubbish = rubbish.replace(extras={**moved, **meant})
+    if method not in BONUS_OFF:
+        rubbish = rubbish.replace(observation=rubbish.observation.at[2, 0].add(0.7))
     error, name = largest_difference(case.learn(case.state, rubbish, KEY), reference)
     assert error <= 1e-6, f"{name} moved by {error:g}"
     # the same rubbish in a row of experience is noticed
@@ -210,13 +214,20 @@ def test_the_value_target_equals_the_one_computed_by_hand(method: str):
     now = {name.rpartition(".")[2]: float(value) for name, value in now.items()}
     gamma, lam = now["gamma"], now.get("gae_lambda", 1.0)
     value = np.asarray(extras["value"], np.float64)
-    errors = []
-    for column in range(WIDTH):
-        for begin, end, terminated in ((0, 2, column == 0), (3, 5, False)):
-            rewards = case.reward[begin:end, column].astype(np.float64)
-            target = lambda_return(rewards, value[begin : end + 1, column], terminated, gamma, lam)
-            errors += list(np.asarray(target) - value[begin:end, column])
-    np.testing.assert_allclose(float(metrics["value_loss"]), np.mean(np.square(errors)) / 2, rtol=1e-4)
+
+    def loss(limit_is_death: bool, limit_leads_to: int) -> float:
+        errors = []
+        for column in range(WIDTH):
+            for begin, end, ended in ((0, 2, column == 0 or limit_is_death), (3, 5, False)):
+                values = np.append(value[begin:end, column], value[limit_leads_to if end == 2 else end, column])
+                target = lambda_return(case.reward[begin:end, column].astype(np.float64), values, ended, gamma, lam)
+                errors += list(np.asarray(target) - values[:-1])
+        return float(np.mean(np.square(errors)) / 2)
+
+    by_hand = loss(limit_is_death=False, limit_leads_to=2)
+    np.testing.assert_allclose(float(metrics["value_loss"]), by_hand, rtol=1e-4)
+    # the mistakes would show: a time limit taken for a termination, or bootstrapped from the next episode's first
+    assert abs(loss(True, 2) / by_hand - 1) > 1e-3 and abs(loss(False, 3) / by_hand - 1) > 1e-3
 
 
 # ---------------------------------------------------------------------------------------------------------------- NaN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 import time
@@ -16,10 +17,23 @@ from operant.errors import UserError
 COLOURS = ("#2f6fdd", "#d9592b", "#2a9d63", "#8b5cc9", "#c2414b", "#8a6d3b", "#2b8ca3", "#777777")
 
 
+def to_json_line(data: dict[str, Any]) -> str:
+    """One line of standard JSON: what is not finite becomes null."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [clean(v) for v in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return value
+
+    return json.dumps(clean(data))
+
+
 def finish_run(run: Any, *, json_line: bool) -> None:
     """The end of `train` and `resume`: the curve drawn, and a table or one line of JSON."""
-    from operant.cli import to_json_line
-
     figure = draw_curves([(run.agent.registered_name, run.evaluations)], run.directory.figures / "curve.png",
                          title=run.directory.config["env"])  # fmt: skip
     summary = run.summary()
@@ -74,8 +88,6 @@ def settings_table(run: Any) -> list[str]:
 
 
 def print_evaluation(run: Any, result: dict[str, Any], *, json_line: bool) -> None:
-    from operant.cli import to_json_line
-
     if json_line:
         print(to_json_line({"run": str(run.path), "steps": run.steps, **result}))
         return
@@ -91,8 +103,6 @@ def print_evaluation(run: Any, result: dict[str, Any], *, json_line: bool) -> No
 
 
 def print_runs(runs: list[dict[str, Any]], root: str, *, json_line: bool) -> None:
-    from operant.cli import to_json_line
-
     if json_line:
         print(to_json_line({"runs": runs}))
         return
@@ -167,7 +177,6 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     Runs of one configuration but for their seed are pooled by naming them together on the command line as they are:
     each run is one curve, with its own interval.
     """
-    from operant.cli import to_json_line
     from operant.run.directory import RunDirectory
 
     if len(paths) < 2:
@@ -288,7 +297,6 @@ def bench(
     import jax
 
     from operant.agent import strong
-    from operant.cli import to_json_line
     from operant.methods import build
     from operant.run.program import Program
 
