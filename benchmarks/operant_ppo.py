@@ -16,6 +16,11 @@ import tempfile
 
 from measure import emit, last_json, record, versions
 
+# T1's settings: PPO's own defaults, given in full since the preset for classic control differs
+T1 = """--learning-rate 2.5e-4 --anneal 1 --gamma 0.99 --gae-lambda 0.95 --clip 0.2 --value-clip 0.2 --entropy-cost 0.01
+--value-cost 0.5 --max-grad-norm 0.5 --rollout-length 128 --num-epochs 4 --num-minibatches 4 --network.hidden 64 64
+--network.activation tanh --network.shared no --network.no-normalize-reward --eval-every 0 --chunks 10""".split()
+
 
 def train(arguments: list[str], cache: str) -> dict:
     """Run `operant train ppo CartPole-v1 ... --json`, with its compilation cache in `cache`; the object it prints."""
@@ -36,8 +41,9 @@ def main() -> None:
     args = parser.parse_args()
 
     arguments = ["--steps", str(args.steps), "--num-envs", str(args.num_envs), "--seeds", str(args.seeds)]
-    if args.devices > 1:
-        arguments += ["--devices", str(args.devices)]
+    arguments += ["--devices", str(args.devices), *T1]
+    if args.devices > 1 and args.seeds == 1:
+        arguments += ["--shard", "envs"]
     with tempfile.TemporaryDirectory() as cache:
         warm_up = train(arguments, cache)
         runs = [train(arguments, cache) for _ in range(args.reps)]

@@ -336,7 +336,7 @@ def _parse(prog: str, arguments: list[str], fields: list[tuple[str, Any, Any]], 
                 flags,
                 args=arguments,
                 prog=prog,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
+                config=(tyro.conf.HelptextFromCommentsOff,),
                 description=(type(agent).__doc__ or "") if agent is not None else "",
             )
     except SystemExit as end:
