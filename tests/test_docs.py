@@ -84,27 +84,24 @@ def label(page: Path) -> str:
 
 
 @pytest.fixture
-def elsewhere_cache(tmp_path_factory, monkeypatch):
-    """The command line sets JAX's compilation cache: one directory for all pages; afterwards what was set before."""
-    import os
-
+def quick_compilations(monkeypatch):
+    """Compiles without optimising, which is where the time goes, and keeps to the tests' cache of compilations."""
     import jax
 
     names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs",
              "persistent_cache_min_entry_size_bytes")  # fmt: skip
     before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in names}
-    # all the time goes into compiling; this one has no attribute to be read by
+    # this one has no attribute to be read by
     before["jax_disable_most_optimizations"] = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    if "OPERANT_CACHE" not in os.environ:
-        monkeypatch.setenv("OPERANT_CACHE", str(tmp_path_factory.getbasetemp() / "compilations"))
+    monkeypatch.setenv("OPERANT_CACHE", jax.config.jax_compilation_cache_dir or "off")
     yield
     for name, value in before.items():
         jax.config.update(name, value)
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=label)
-def test_examples_run(page, tmp_path, monkeypatch, capsys, elsewhere_cache):
+def test_examples_run(page, tmp_path, monkeypatch, capsys, quick_compilations):
     from operant import cli
 
     monkeypatch.chdir(tmp_path)
@@ -154,7 +151,7 @@ def test_every_method_has_a_page_in_the_navigation():
     assert [name for name in entries() if f"methods/{name}.md" not in navigation] == []
 
 
-def test_json_fields_that_are_documented_are_there(tmp_path, capsys, elsewhere_cache):
+def test_json_fields_that_are_documented_are_there(tmp_path, capsys, quick_compilations):
     """docs/runs.md calls these fields stable."""
     import json
 

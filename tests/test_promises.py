@@ -134,9 +134,7 @@ def test_the_step_across_a_boundary_is_no_experience(method: str):
     # after a termination the extras mean nothing either (but for the reward that came with the terminal observation);
     # after a time limit they may hold the value to bootstrap from
     meant = {name: x for name, x in rubbish.extras.items() if name == "discounted_return"}
-    moved = jax.tree.map(
-        lambda x: x.at[2, 0].add(1.5) if jnp.issubdtype(x.dtype, jnp.floating) else x, rubbish.extras
-    )
+    moved = jax.tree.map(lambda x: x.at[2, 0].add(1.5) if jnp.issubdtype(x.dtype, jnp.floating) else x, rubbish.extras)
     rubbish = rubbish.replace(extras={**moved, **meant})
     if method not in BONUS_OFF:
         rubbish = rubbish.replace(observation=rubbish.observation.at[2, 0].add(0.7))
