@@ -32,7 +32,7 @@ RUNS = {
         "train ppo MemoryChain-bsuite --steps 500000 --seeds 8 --seed 1000 --env-options memory_length=10",
         None,
     ),
-    "ppo-pong-smoke": ("train ppo Pong-v5 --steps 50000 --seeds 1 --seed 1000 --eval-every 25", None),
+    "ppo-pong-smoke": ("train ppo Pong-v5 --steps 50000 --seed 1000 --eval-every 25 --eval-episodes 1", None),
 }
 """Name -> (arguments of `operant`, what the lower end of the 95 % interval was to reach)."""
 

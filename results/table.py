@@ -22,11 +22,12 @@ was run. Intervals are 95 %, Student's t over seeds unless said otherwise. `pyth
 def learning_row(data: dict) -> str:
     summary, goal = data["summary"], data["goal"]
     low, high = summary["return_ci"]
-    over = "" if summary["ci_over"] == "seeds" else " over episodes"
+    interval = "one episode" if not isinstance(low, float) else f"{low:,.2f} to {high:,.2f}"
+    over = "" if summary["ci_over"] == "seeds" or not isinstance(low, float) else " over episodes"
     verdict = "" if goal is None else "reached" if low >= goal else "not reached"
     return (
         f"| [{data['name']}](learning/{data['name']}.json) | `{data['command']}` | {summary['steps']:,} "
-        f"| {summary['seeds']} | {summary['return_mean']:,.2f} | {low:,.2f} to {high:,.2f}{over} "
+        f"| {summary['seeds']} | {summary['return_mean']:,.2f} | {interval}{over} "
         f"| {'' if goal is None else goal} | {verdict} | {summary['seconds'] / 60:.1f} |\n"
     )
 
