@@ -3,6 +3,7 @@ quiet. Results go to standard output only at the end; everything here goes to st
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -14,7 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 def describe_return(mean: float | None, spread: float | None) -> str:
     if mean is None:
         return "return -"
-    return f"return {mean:,.1f}" + (f" ± {spread:,.1f}" if spread is not None else "")
+    known = spread is not None and math.isfinite(spread)
+    return f"return {mean:,.1f}" + (f" ± {spread:,.1f}" if known else "")
 
 
 class Display:

@@ -40,17 +40,13 @@ def finish_run(run: Any, *, json_line: bool) -> None:
     if json_line:
         print(to_json_line(summary))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
     if summary["return_mean"] is not None:
-        low, high = summary["return_ci"]
-        table.add_row(
-            "return", f"{summary['return_mean']:,.1f}  (95 % {low:,.1f} to {high:,.1f}, over {summary['ci_over']})"
-        )
+        table.add_row("return", f"{summary['return_mean']:,.1f}  ({describe_interval(summary)})")
     if summary["settings"] > 1:
         for text in settings_table(run):
             table.add_row("setting", text)
@@ -65,7 +61,7 @@ def finish_run(run: Any, *, json_line: bool) -> None:
         table.add_row("curve", str(figure))
     table.add_row("run", str(run.path))
     table.add_row("next", f"operant eval {run.path}   operant watch {run.path}")
-    Console(highlight=False, soft_wrap=True).print(table)
+    _console().print(table)
     for line in summary["frozen_lanes"]:
         print(f"operant: {line}", file=sys.stderr)
 
@@ -87,13 +83,27 @@ def settings_table(run: Any) -> list[str]:
     return lines
 
 
+def _console() -> Any:
+    """Standard output; where it is no terminal, nothing is wrapped, so that a path stays one word."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 400)
+
+
+def describe_interval(result: dict[str, Any]) -> str:
+    """The 95 % interval of an evaluation in words; one episode of one seed has none."""
+    low, high = result["return_ci"]
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"no interval: too few {result['ci_over']}"
+    return f"95 % {low:,.1f} to {high:,.1f}, over {result['ci_over']}"
+
+
 def print_evaluation(run: Any, result: dict[str, Any], *, json_line: bool) -> None:
     if json_line:
         print(to_json_line({"run": str(run.path), "steps": run.steps, **result}))
         return
-    low, high = result["return_ci"]
     print(
-        f"return {result['return_mean']:,.2f}  (95 % {low:,.2f} to {high:,.2f}, over {result['ci_over']}; "
+        f"return {result['return_mean']:,.2f}  ({describe_interval(result)}; "
         f"{result['seeds']} seed(s) x {result['episodes']} episodes, mean length {result['length_mean']:,.1f})"
     )
     if result["unfinished"]:
@@ -109,7 +119,6 @@ def print_runs(runs: list[dict[str, Any]], root: str, *, json_line: bool) -> Non
     if not runs:
         print(f"no runs under {root}; `operant train ppo CartPole-v1` makes one")
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -125,7 +134,7 @@ def print_runs(runs: list[dict[str, Any]], root: str, *, json_line: bool) -> Non
             f"{run['steps']:,}" if run.get("steps") is not None else "",
             f"{mean:,.1f}" if isinstance(mean, (int, float)) else "",
         )
-    Console(highlight=False, soft_wrap=True).print(table)
+    _console().print(table)
 
 
 # --------------------------------------------------------------------------------------------------------- curves
@@ -204,7 +213,6 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     if json_line:
         print(to_json_line({"figure": str(figure) if figure else None, "runs": rows}))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -217,7 +225,7 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
         low, high = row["return_ci"]
         table.add_row(row["run"], row["method"], row["env"], str(row["seeds"]), f"{row['steps']:,}",
                       f"{row['return_mean']:,.1f}", f"{low:,.1f} to {high:,.1f} over {row['ci_over']}")  # fmt: skip
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     console.print(table)
     if len(envs) > 1:
         console.print(f"these runs are of different environments ({', '.join(envs)}): their returns cannot be compared")

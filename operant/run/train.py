@@ -314,10 +314,10 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) ->
                 mean = evaluation["return_mean"]
                 improved, best = mean > best, max(mean, best) if math.isfinite(mean) else best
                 done = done or mean >= settings.stop_at_return
-                low, high = evaluation["return_ci"]
+                half = (evaluation["return_ci"][1] - evaluation["return_ci"][0]) / 2
                 display.note(
-                    f"{run.steps:>12,} steps  evaluation: {describe_return(mean, (high - low) / 2)} "
-                    f"(95 % over {evaluation['ci_over']})"
+                    f"{run.steps:>12,} steps  evaluation: {describe_return(mean, half)}"
+                    + (f" (95 % over {evaluation['ci_over']})" if math.isfinite(half) else "")
                 )
             run.interrupted = interrupted.is_set()
             asked = bool(callback and callback(run, row))
