@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from operant.ops.safe import safe_sqrt
+
 PyTree = Any
 Scalar = Float[Array, ""] | float
 
@@ -24,12 +26,6 @@ class Optimizer(NamedTuple):
 
     init: Callable[[PyTree], PyTree]
     update: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
-
-
-def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """sqrt(x) for x >= 0, with derivative 0 (not infinity) where x == 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
 def global_norm(tree: PyTree) -> Float[Array, ""]:
