@@ -143,6 +143,10 @@ MISTAKES = {
     "sweep of structure": (["train", "ppo", "CartPole-v1", "--sweep", "num_envs=4,8"], "structure"),
     "sweep out of range": (["train", "ppo", "CartPole-v1", "--sweep", "gamma=0.9,2"], "from 0 to 1"),
     "too many devices": (["train", "ppo", "CartPole-v1", "--devices", "64", "--seeds", "64"], "--devices 64"),
+    "batches kept, environments divided": (
+        ["train", "meta-gradient:a2c", "CartPole-v1", "--shard", "envs", "--devices", "1"],
+        "--shard envs",
+    ),
     "unknown device": (["train", "ppo", "CartPole-v1", "--device", "abacus"], "cpu, gpu or tpu"),
     "unknown environment option": (["train", "ppo", "CartPole-v1", "--env-options", "gravty=1"], "gravity"),
     "no config": (["train", "ppo", "CartPole-v1", "--config", "nowhere.json"], "nowhere.json"),

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from operant.agent import children
 from operant.envs import registry
 from operant.errors import UserError
 from operant.learner import Online, RunState
@@ -55,6 +56,13 @@ def layout(lanes: int, num_envs: int, devices: int, shard: str, host: bool) -> t
     return "lanes", devices or max(d for d in range(1, available + 1) if lanes % d == 0)
 
 
+def _keeps_batches(agent: Any) -> bool:
+    """Whether the agent, or one that it holds, keeps experience from update to update (`keeps_batches`, a memory)."""
+    if getattr(agent, "keeps_batches", False) or getattr(agent, "memory", None) is not None:
+        return True
+    return any(_keeps_batches(part) for part in children(agent).values() if dataclasses.is_dataclass(part))
+
+
 @dataclasses.dataclass
 class Program:
     """Compiled functions of one run. `agents` has its dials as arrays [K]; `seeds` are the lanes' seeds [K]."""
@@ -81,6 +89,10 @@ class Program:
         host = probe.host
         probe.close()
         self.mode, self.num_devices = layout(self.lanes, agent.num_envs, self.devices, self.shard, host)
+        if self.mode == "envs" and _keeps_batches(agent):
+            raise UserError(
+                f"{agent.registered_name} keeps whole batches: --shard envs cannot divide them"
+            )
         self.mesh = Mesh(np.array(jax.devices()[: self.num_devices]), (AXIS,))
         local_envs = self.lanes * agent.num_envs // self.num_devices
         self.env = registry.make(
