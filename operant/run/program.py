@@ -90,9 +90,7 @@ class Program:
         probe.close()
         self.mode, self.num_devices = layout(self.lanes, agent.num_envs, self.devices, self.shard, host)
         if self.mode == "envs" and _keeps_batches(agent):
-            raise UserError(
-                f"{agent.registered_name} keeps whole batches: --shard envs cannot divide them"
-            )
+            raise UserError(f"{agent.registered_name} keeps whole batches: --shard envs cannot divide them")
         self.mesh = Mesh(np.array(jax.devices()[: self.num_devices]), (AXIS,))
         local_envs = self.lanes * agent.num_envs // self.num_devices
         self.env = registry.make(
