@@ -188,7 +188,7 @@ class Online:
         return [
             f"lane {lane}: NaN or infinity in {names[culprit[lane]]} at update {frozen_at[lane]}; the lane is frozen "
             "with its last finite parameters"
-            for lane in range(self.lanes)
+            for lane in range(len(frozen_at))  # of the whole run; self.lanes are one device's
             if frozen_at[lane] >= 0
         ]
 

@@ -238,3 +238,15 @@ def test_nan_freezes_the_lane_and_the_exit_code_says_so(tmp_path, capsys):
     from operant import load_run
 
     assert load_run(tmp_path / "run").steps >= 0  # what was kept is sound
+
+
+def test_a_lane_that_freezes_on_the_second_device_is_told_too(tmp_path):
+    words = ["train", "ppo", "CartPole-v1", *TINY, "--sweep", "learning_rate=1e-3,1e38", "--max-grad-norm", "inf",
+             "--devices", "2", "--run-dir", str(tmp_path / "run"), "--json", "--quiet"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "operant", *words], capture_output=True, text=True, check=False)
+    if (os.cpu_count() or 1) < 2:
+        assert done.returncode == 2 and "--devices 2" in done.stderr
+        return
+    assert done.returncode == 3, done.stderr
+    (frozen,) = json.loads(done.stdout.splitlines()[-1])["frozen_lanes"]
+    assert "lane 1: NaN or infinity in" in frozen

@@ -117,8 +117,8 @@ class Program:
     def init(self) -> RunState:
         """A fresh run."""
         keys = self.keys()
-        # not under shard_map: LAPACK calls in it (orthogonal initialisation) can wait for each other for ever when the
-        # CPU counts as several devices
+        # not under shard_map: should an agent's init call LAPACK (QR, SVD), such calls can wait for each other for ever
+        # where the CPU counts as several devices
         states = self._compile("init agents", self.learner.init_agents, (self.agents, keys), donate=())(
             self.agents, keys
         )

@@ -220,7 +220,7 @@ def _program(agent: Any, env: Any, settings: Settings) -> tuple[Program, list[di
         agents=agents,
         env_name=env,
         env_options=options,
-        eval_options={**options, **evaluation_options(env, options)},
+        eval_options={**options, **evaluation_options(options)},
         seeds=np.array([lane["seed"] for lane in lanes]),
         total_steps=settings.steps,
         chunk_updates=-(-updates // settings.chunks),
@@ -232,7 +232,7 @@ def _program(agent: Any, env: Any, settings: Settings) -> tuple[Program, list[di
     return program, lanes
 
 
-def evaluation_options(env: Any, options: dict[str, Any]) -> dict[str, Any]:
+def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
     """What differs in evaluation: true rewards and whole games (`score` is true already; a life lost is no end)."""
     return {"life_loss_terminates": False} if "life_loss_terminates" in options else {}
 
