@@ -20,7 +20,7 @@ _homes = {
     "child": "operant.agent",
     "part": "operant.agent",
     "to_json": "operant.agent",
-    "from_json": "operant.agent",
+    "from_json": "operant.methods",
     "Batch": "operant.types",
     "Spec": "operant.types",
     "Timestep": "operant.types",
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from operant.agent import agent as agent
     from operant.agent import child as child
     from operant.agent import dial as dial
-    from operant.agent import from_json as from_json
     from operant.agent import option as option
     from operant.agent import part as part
     from operant.agent import to_json as to_json
@@ -59,7 +58,9 @@ if TYPE_CHECKING:
     from operant.gradient import State as State
     from operant.gradient import count_steps as count_steps
     from operant.gradient import gradient_step as gradient_step
-    from operant.gradient import transitions as transitions
+    from operant.types import transitions as transitions
+    from operant.methods import build as build
+    from operant.methods import from_json as from_json
     from operant.run.train import resume as resume
     from operant.run.train import train as train
     from operant.types import Batch as Batch

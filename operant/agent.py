@@ -261,19 +261,20 @@ def to_json(agent: Any) -> dict[str, Any]:
     return json.loads(json.dumps({"class": agent.registered_name, **fields}))
 
 
-def from_json(data: dict[str, Any]) -> Any:
-    """The agent that `to_json` wrote. Only registered names are built: nothing that a file says is imported or run."""
+def from_json(data: dict[str, Any], find: Callable[[str], type | None] = registered) -> Any:
+    """The agent that `to_json` wrote. Only registered names are built: nothing that a file says is imported or run.
+
+    find  the class of a registered name; `operant.methods.from_json` finds the library's methods too
+    """
     if not isinstance(data, dict) or not isinstance(data.get("class"), str):
         raise UserError("not an agent: expected an object with a name under the key 'class'")
-    cls = _classes.get(data["class"])
+    cls = find(data["class"])
     if cls is None:
-        from operant.methods import load
-
-        cls = load(data["class"])
+        raise UserError(f"no class is registered under the name '{data['class']}'; import the module that defines it")
 
     def decode(value: Any) -> Any:
         if isinstance(value, dict) and "class" in value:
-            return from_json(value)
+            return from_json(value, find)
         if isinstance(value, dict) and set(value) == {"float"}:
             return float(value["float"])
         if isinstance(value, list):

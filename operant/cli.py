@@ -20,7 +20,7 @@ from operant.errors import UserError, near
 
 USAGE = """usage: operant VERB ...
 
-  train METHOD ENV [--flags]   train an agent; METHOD is a name, IDEA:METHOD, or path/to/file.py:Class
+  train METHOD ENV [--flags]   train an agent; METHOD is a name, path/to/file.py:Class, or IDEA:METHOD
   resume RUN                   go on with a run that was stopped, to the same end
   eval RUN                     play episodes with a trained agent: mean return and interval
   watch RUN                    film a trained agent (MP4 or GIF)
@@ -123,9 +123,10 @@ def resume(arguments: list[str]) -> int:
             ("run", Annotated[str, _positional("the run's directory")], dataclasses.MISSING),
             ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
             ("quiet", Annotated[bool, _help("show no progress")], False),
+            ("code", Annotated[str, _help(_CODE)], ""),
         ],
     )
-    _prepare_for_run(flags["run"])
+    _prepare_for_run(flags["run"], flags.pop("code"))
     import operant
     from operant.run.report import finish_run
 
@@ -153,11 +154,12 @@ def evaluate(arguments: list[str]) -> int:
             ("episodes", Annotated[int, _help("episodes of each seed")], 100),
             ("stochastic", Annotated[bool, _help("sample actions instead of taking the policy's mode")], False),
             ("checkpoint", Annotated[str, _help("latest or best")], "latest"),
+            ("code", Annotated[str, _help(_CODE)], ""),
             ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
         ],
     )
     _at_least("episodes", flags["episodes"], 1)
-    _prepare_for_run(flags["run"])
+    _prepare_for_run(flags["run"], flags.pop("code"))
     import operant
     from operant.run.report import print_evaluation
 
@@ -181,10 +183,11 @@ def watch(arguments: list[str]) -> int:
             ("checkpoint", Annotated[str, _help("latest or best")], "latest"),
             ("max_steps", Annotated[int, _help("cut the film after so many steps")], 2000),
             ("fps", Annotated[int, _help("frames per second; 0: the environment's own")], 0),
+            ("code", Annotated[str, _help(_CODE)], ""),
         ],
     )
     _at_least("episodes", flags["episodes"], 1)
-    _prepare_for_run(flags["run"])
+    _prepare_for_run(flags["run"], flags.pop("code"))
     import operant
     from operant.run.video import film
 
@@ -462,9 +465,8 @@ def _take_config(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _agent(method: str, env: str, config: dict[str, Any]) -> Any:
-    from operant.agent import from_json
     from operant.envs import registry
-    from operant.methods import build
+    from operant.methods import build, from_json
 
     # an unknown name is an error before anything heavy starts; Gymnasium's own names are not in the index
     if ":" not in env and not _in_gymnasium(env):
@@ -488,13 +490,20 @@ def _in_gymnasium(env: str) -> bool:
     return env in gymnasium.registry
 
 
-def _prepare_for_run(path: str) -> None:
-    """Devices as the run had them, so that resuming is exact."""
+_CODE = "file of your own method, which the run names but does not hold: path/to/file.py"
+
+
+def _prepare_for_run(path: str, code: str) -> None:
+    """Devices as the run had them, so that resuming is exact; and the user's own method under its name."""
     from operant.run.directory import RunDirectory
 
     made_on = RunDirectory.open(Path(path)).config.get("devices", {})
     number = made_on.get("number", 1)
     _prepare_jax("", number if isinstance(number, int) else 1, 1, False, "lanes")
+    if code:
+        from operant.methods import run_file
+
+        run_file(code)
 
 
 def _prepare_jax(device: str, devices: int, seeds: int, swept: bool, shard: str) -> None:

@@ -103,6 +103,78 @@ def test_wrappers_tell_shared_flags_apart(tmp_path):
     assert (agent["learning_rate"], agent["agent"]["learning_rate"], agent["agent"]["class"]) == (0.02, 0.03, "a2c")
 
 
+OWN = '''
+import operant as op
+
+@op.agent("timid")
+class Timid:
+    """Any agent, its rewards made smaller."""
+
+    scale: float = op.dial(0.5, "what rewards are multiplied with", low=0.0)
+    agent: object = op.child(lambda: op.A2C(num_envs=2, learning_rate=0.5), "the agent")
+    presets = {"classic_control": {"source": "this test", "scale": 0.25}}
+
+    def init(self, key, spec):
+        return self.agent.init(key, spec)
+
+    def start(self, state, batch_size):
+        return self.agent.start(state, batch_size)
+
+    def act(self, state, timestep, carry, key, explore=True):
+        return self.agent.act(state, timestep, carry, key, explore)
+
+    def learn(self, state, batch, key):
+        return self.agent.learn(state, batch.replace(reward=self.scale * batch.reward), key)
+
+class Plain:
+    pass
+'''
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A file with a method of the user's own, which nothing has imported."""
+    from operant import agent
+
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    yield path
+    agent._classes.pop("timid", None)
+
+
+def test_an_own_wrapper_goes_around_others_and_others_around_it(own):
+    from operant.errors import UserError
+    from operant.methods import build
+
+    around = build(f"{own}:Timid:rnd:ppo", "CartPole-v1")
+    assert (around.registered_name, around.agent.registered_name) == ("timid", "rnd")
+    assert around.scale == 0.25 and around.agent.agent == build("ppo", "CartPole-v1")
+    assert build(f"rnd:{own}:Timid:a2c", "CartPole-v1").agent.agent == build("a2c", "CartPole-v1")
+    assert build(f"{own}:Timid:{own}:Timid", "CartPole-v1").agent.registered_name == "timid"
+    assert build(f"{own}:Timid", "Pong-v5").scale == 0.5
+    assert build(f"{own}:Timid", "Hopper-v4").agent.num_envs == 2, "the file's own default agent was not kept"
+    for name, message in (("Plain", "no agent"), ("Absent", "no class 'Absent'"), ("Timid:ppp", "Did you mean ppo")):
+        with pytest.raises(UserError, match=message):
+            build(f"{own}:{name}", "CartPole-v1")
+
+
+def test_a_run_of_an_own_wrapper_needs_its_code_to_be_named(own, tmp_path, capsys):
+    from operant import agent
+
+    run = tmp_path / "run"
+    operant("train", f"{own}:Timid:a2c", "CartPole-v1", "--steps", 500, "--chunks", 1, "--scale", "0.1",
+            "--agent.num-envs", 4, "--run-dir", run, "--quiet")  # fmt: skip
+    saved = json.loads((run / "config.json").read_text())["agent"]
+    assert (saved["class"], saved["scale"], saved["agent"]["num_envs"]) == ("timid", 0.1, 4)
+    del agent._classes["timid"]
+    operant("eval", run, "--episodes", 2, code=2)
+    assert "--code" in capsys.readouterr().err
+    operant("eval", run, "--episodes", 2, "--code", tmp_path / "nowhere.py", code=2)
+    assert "nowhere.py" in capsys.readouterr().err
+    operant("eval", run, "--episodes", 2, "--code", own, "--json")
+    assert last_line(capsys)["episodes"] == 2
+
+
 def test_lists(capsys):
     operant("methods", "--json")
     names = {m["name"] for m in last_line(capsys)["methods"]}

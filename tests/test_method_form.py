@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from operant import agent as contract
 from operant import methods
-from operant.agent import children, dial_field, dials, from_json, is_dial, strong, to_json, with_dials
+from operant.agent import children, dial_field, dials, is_dial, strong, to_json, with_dials
 from operant.errors import UserError
+from operant.methods import from_json
 
 CITATION = re.compile(r"arXiv[: ]*\d{4}\.\d{4,5}|\([A-Z][^()]*\b(19|20)\d\d\b", re.S)
 UNIT = {"gamma", "gae_lambda", "lam", "anneal", "tau", "epsilon"}
@@ -173,6 +175,9 @@ def test_json_of_strangers_is_refused(method: str):
         from_json({**data, "no_such_field": 1})
     with pytest.raises(UserError, match="unknown method"):
         from_json({**data, "class": "os.system"})
+    with pytest.raises(UserError, match="os.system"):
+        contract.from_json({**data, "class": "os.system"})
+    assert contract.from_json(data) == methods.build(method)  # its module has been imported by now
 
 
 def test_made_twice_it_is_the_same_structure(method: str):

@@ -5,12 +5,14 @@ Nothing is imported to list them: names and one-line summaries are read from the
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from operant.errors import UserError, near
@@ -50,52 +52,92 @@ def load(name: str) -> type:
     if name in entries():
         entry = entries()[name]
         return getattr(importlib.import_module(entry.module), entry.cls)
-    from operant.agent import registered
+    from operant.agent import registered  # not above: a list of the methods must not start JAX
 
     cls = registered(name)
     if cls is None:
         raise UserError(
             f"unknown method '{name}'.{near(name, entries())} `operant methods` lists all; "
-            "your own is given as path/to/file.py:Class"
+            "your own is given as path/to/file.py:Class, and before a run of it is loaded its file is imported "
+            "(on the command line: --code path/to/file.py)"
         )
     return cls
 
 
 def load_file(place: str) -> type:
     """The class in `path/to/file.py:Class`, a method of the user's own. Runs that file: only for what users type."""
-    path, _, cls = place.rpartition(":")
+    path, _, name = place.rpartition(":")
+    cls = getattr(run_file(path), name, None)
+    if cls is None:
+        raise UserError(f"'{path}' defines no class '{name}'")
+    if not hasattr(cls, "registered_name"):
+        raise UserError(f"'{name}' in '{path}' is no agent; expected a class under @operant.agent(\"name\")")
+    return cls
+
+
+def run_file(path: str) -> ModuleType:
+    """Runs a user's own file, which registers its methods under their names."""
     file = Path(path)
     if not file.is_file():
         raise UserError(f"no file '{path}'; your own method is given as path/to/file.py:Class")
     module_name = f"operant_user_{file.stem}"
     spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UserError(f"'{path}' is no Python file; expected one whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     spec.loader.exec_module(module)
-    if not hasattr(module, cls):
-        raise UserError(f"'{path}' defines no class '{cls}'")
-    return getattr(module, cls)
+    return module
+
+
+def from_json(data: dict[str, Any]) -> Any:
+    """The agent that `operant.agent.to_json` wrote, its methods found by name, imported only from the library."""
+    from operant import agent as contract
+
+    return contract.from_json(data, lambda name: contract.registered(name) or load(name))
 
 
 def build(method: str, env: Any = "") -> Any:
-    """An agent with its preset for a task: `ppo`, `rnd:ppo` (an idea around a base agent), or `file.py:Class`.
+    """An agent with its preset for a task: `ppo`, `file.py:Class`, or an idea around a base agent, as in `rnd:ppo`,
+    `file.py:Class:ppo` and `rnd:file.py:Class`.
 
     Presets are looked up by the environment's name, then by its suite; without one the defaults stand.
     """
-    suite = suite_of(env)
-    if ".py:" in method:
-        return load_file(method)()
+    place, base = _split(method)
+    cls = load_file(place) if ".py:" in place else load(place)
+    missing = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise UserError(f"'{place}': {', '.join(missing)} has no default; give it one with dial, option or child")
+    agent = cls()
+    if base:
+        if not _wraps(agent):
+            raise UserError(f"{place} is no wrapper: it cannot go around '{base}'")
+        return _preset(agent.replace(agent=build(base, env)), env)
+    return _with_presets(agent, env)
+
+
+def _split(method: str) -> tuple[str, str]:
+    """The first agent of `method`, and what it goes around ("" for nothing)."""
     name, _, rest = method.partition(":")
-    cls = load(name)
-    fields = {f: v for f, v in preset(cls, suite, env).items() if f != "source"}
-    if rest:
-        if "agent" not in cls.__dataclass_fields__:
-            raise UserError(f"{name} is no wrapper: it cannot go around '{rest}'")
-        fields["agent"] = build(rest, env)
-    elif "agent" in cls.__dataclass_fields__:
-        fields["agent"] = build(cls().agent.registered_name, env)
-    return apply(cls(), fields)
+    if name not in entries() and (file := re.match(r"(.*?\.py:[^:]*)(?::(.*))?$", method)):
+        return file[1], file[2] or ""
+    return name, rest
+
+
+def _wraps(agent: Any) -> bool:
+    return "agent" in type(agent).__dataclass_fields__
+
+
+def _with_presets(agent: Any, env: Any) -> Any:
+    """An agent and those that it goes around, each with its own preset."""
+    if _wraps(agent):
+        agent = agent.replace(agent=_with_presets(agent.agent, env))
+    return _preset(agent, env)
+
+
+def _preset(agent: Any, env: Any) -> Any:
+    fields = preset(type(agent), suite_of(env), env)
+    return apply(agent, {name: value for name, value in fields.items() if name != "source"})
 
 
 def suite_of(env: Any) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from operant import agent as contract
 from operant.errors import UserError
 from operant.learner import RunState
-from operant.methods import build
+from operant.methods import build, from_json
 from operant.run import checkpoint, sweep
 from operant.run.directory import RunDirectory, default_path, describe_machine
 from operant.run.display import Display, describe_return
@@ -184,7 +184,7 @@ def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "lates
     """A run as its `latest` or `best` checkpoint left it, to evaluate, watch or use its policy."""
     directory = RunDirectory.open(Path(run_dir))
     config = directory.config
-    agent = contract.from_json(config["agent"])
+    agent = from_json(config["agent"])
     agent.check()
     settings = Settings.from_json(config["settings"])
     program, lanes = _program(agent, config["env"] if env is None else env, settings)
