@@ -22,7 +22,7 @@ import pytest
 
 from operant.envs.base import Host
 from operant.errors import UserError
-from operant.run import checkpoint, files
+from operant.run import checkpoint, distrust, files, leaves
 from operant.types import struct
 
 
@@ -132,7 +132,7 @@ def test_works_where_an_event_loop_runs(tmp_path):
 
 
 def test_large_arrays_are_cut_into_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(leaves, "CHUNK_BYTES", 1000)
     tree = {"x": np.random.default_rng(0).normal(size=(7, 11, 13))}
     path = checkpoint.save(tmp_path, tree, {}, number=1)
     assert len(list((path / "arrays" / "00000").iterdir())) > 5
@@ -263,7 +263,7 @@ def test_a_run_that_went_back_passes_the_one_that_was_damaged(tmp_path):
 def test_mismatch_names_the_leaf(tmp_path, monkeypatch, change, message):
     tree = {"a": np.zeros((2, 3), np.float32), "key": jax.random.key(0), "empty": np.zeros((0, 2))}
     checkpoint.save(tmp_path, tree, {}, number=1)
-    monkeypatch.setattr(checkpoint, "_read_arrays", lambda *_: pytest.fail("arrays were read before the check"))
+    monkeypatch.setattr(distrust, "read_arrays", lambda *_: pytest.fail("arrays were read before the check"))
     with pytest.raises(UserError, match=message):
         checkpoint.load(tmp_path, tree | change)
 
@@ -417,7 +417,7 @@ def test_sizes_are_compared_before_arrays_are_read(tmp_path, monkeypatch):
     path = checkpoint.save(tmp_path, like, {}, number=1)
     with open(path / "arrays" / "00000" / "0", "r+b") as file:
         file.truncate(1 << 40)  # takes no room on the disk
-    monkeypatch.setattr(checkpoint, "_read_arrays", lambda *_: pytest.fail("arrays were read before the check"))
+    monkeypatch.setattr(distrust, "read_arrays", lambda *_: pytest.fail("arrays were read before the check"))
     assert "has 1,099,511,627,776 bytes; expected 16" in refused(tmp_path, like)
 
 

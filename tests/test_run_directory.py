@@ -15,7 +15,8 @@ import pytest
 from operant.errors import UserError
 from operant.run import directory as module
 from operant.run import files
-from operant.run.directory import RunDirectory, default_path, describe_machine, list_runs, safe_name
+from operant.run.directory import RunDirectory, default_path, list_runs, safe_name
+from operant.run.machine import describe_machine
 
 CONFIG = {
     "agent": {"class": "ppo", "gamma": 0.99},

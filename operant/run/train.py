@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,16 +21,17 @@ from operant.errors import UserError
 from operant.learner import RunState
 from operant.methods import build, from_json
 from operant.run import checkpoint, sweep
-from operant.run.directory import RunDirectory, default_path, describe_machine
+from operant.run.directory import RunDirectory, default_path
 from operant.run.display import Display, describe_return
 from operant.run.evaluation import summarize
+from operant.run.machine import describe_machine
 from operant.run.policy import Policy
 from operant.run.program import Program
 from operant.run.settings import Settings
+from operant.run.stop import deadline, interrupts
 from operant.run.writers import Metrics
 
 EXIT_NAN = 3
-EXIT_DEADLINE = 4
 EXIT_INTERRUPTED = 130
 
 Callback = Callable[["Run", dict[str, Any]], bool | None]
@@ -282,11 +281,11 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) ->
     began, seconds_before = time.perf_counter(), run.seconds
     saved_at, reported = time.perf_counter(), set()
     best = max((e["return_mean"] for e in run.evaluations), default=-math.inf)
-    with Display(title, settings.steps, quiet) as display, _interrupts() as interrupted:
+    with Display(title, settings.steps, quiet) as display, interrupts() as interrupted:
         stopped = run.steps >= settings.steps
         while not stopped:
             chunk_began, compiled_before = time.perf_counter(), program.compile_seconds
-            with _deadline(settings.deadline if program.env.host else math.inf, run.path), _environment_errors(program):
+            with deadline(settings.deadline if program.env.host else math.inf, run.path), _environment_errors(program):
                 run.state, sums = program.chunk(run.state)
                 sums = {name: np.asarray(x) for name, x in jax.device_get(sums).items()}
             run.directory.beat()
@@ -381,49 +380,3 @@ def _save(run: Run, *, best: bool) -> None:
         keep=run.settings.keep,
         best=best,
     )
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """The first Ctrl-C (or SIGTERM) sets the event, and the run ends after this chunk; a second one ends it at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def handle(number, frame):
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-
-@contextmanager
-def _deadline(seconds: float, path: Path) -> Iterator[None]:
-    """Ends the process if the block takes longer: a simulator that hangs inside compiled code cannot be interrupted."""
-    if math.isinf(seconds):
-        yield
-        return
-
-    def end():
-        print(
-            f"no progress for {seconds:g} s: an environment hangs. The last checkpoint stands; go on with: "
-            f"operant resume {path}",
-            file=sys.stderr,
-            flush=True,
-        )
-        os._exit(EXIT_DEADLINE)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
