@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from operant.gradient import State as State
     from operant.gradient import count_steps as count_steps
     from operant.gradient import gradient_step as gradient_step
-    from operant.types import transitions as transitions
     from operant.methods import build as build
     from operant.methods import from_json as from_json
     from operant.run.train import resume as resume
@@ -66,6 +65,7 @@ if TYPE_CHECKING:
     from operant.types import Batch as Batch
     from operant.types import Spec as Spec
     from operant.types import Timestep as Timestep
+    from operant.types import transitions as transitions
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@
     start(state, batch_size)                       -> carry                      recurrent state; () unless it remembers
     act(state, timestep, carry, key, explore=True) -> action, carry, extras      batched over environments [B]
     learn(state, batch, key)                       -> state, metrics, feedback   feedback returns to the memory
+    observe(state, batch)                          -> state                      with a memory: sees each rollout once
 
 and, for methods that descend a gradient, `loss(params, state, batch, key) -> scalar, metrics`.
 
@@ -15,6 +16,7 @@ Checks live in `check()`, called at the edges, never in a constructor: unflatten
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import sys
@@ -45,9 +47,14 @@ def option(default: Any, help: str, *, low: float = -math.inf, high: float = mat
     return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
 
 
-def child(default: Any, help: str) -> Any:
-    """A field that holds another agent, or a part such as a memory: its dials are dials of the whole."""
-    return dataclasses.field(default_factory=default, metadata={"help": help, "child": True})
+def child(default: Any, help: str, *, choices: tuple[type, ...] = (), **changes: Any) -> Any:
+    """A field that holds another agent, or a part such as a memory: its dials are dials of the whole.
+
+    choices: the kinds of part that the library has for this place, chosen on the command line by their names.
+    changes: fields in which this place differs from the part's own defaults.
+    """
+    factory = functools.partial(default, **changes) if changes else default
+    return dataclasses.field(default_factory=factory, metadata={"help": help, "child": True, "choices": choices})
 
 
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(dial, option, child))
@@ -108,6 +115,24 @@ def is_dial(field: dataclasses.Field) -> bool:
 def children(agent: Any) -> dict[str, Any]:
     """The agents and parts that `agent` directly holds, by field name."""
     return {f.name: getattr(agent, f.name) for f in dataclasses.fields(agent) if f.metadata.get("child")}
+
+
+def choose(agent: T, name: str, kind: str) -> T:
+    """`agent` with the part of that kind (a registered name) in the field `name`.
+
+    What the part that was there had by the same names is kept: a prioritized memory is as large as the uniform one
+    that it takes the place of.  Raises UserError for a kind that the field does not have.
+    """
+    field = next(f for f in dataclasses.fields(agent) if f.name == name)
+    kinds = {cls.registered_name: cls for cls in field.metadata.get("choices", ())}
+    if kind not in kinds:
+        raise UserError(f"{agent.registered_name}: {name} is {kind!r}; expected one of {', '.join(kinds) or 'none'}")
+    old, own = getattr(agent, name), {f.name: f.default for f in dataclasses.fields(kinds[kind])}
+    if type(old) is kinds[kind]:
+        return agent
+    defaults = {f.name: f.default for f in dataclasses.fields(old)}
+    kept = {n: getattr(old, n) for n in own if n in defaults and getattr(old, n) != defaults[n]}
+    return dataclasses.replace(agent, **{name: kinds[kind](**kept)})
 
 
 def dials(agent: Any, prefix: str = "") -> dict[str, Any]:

@@ -92,6 +92,7 @@ def train(arguments: list[str]) -> int:
         ("quiet", Annotated[bool, _help("show no progress")], False),
         ("profile", Annotated[bool, _help("tell at the end where the time went")], False),
     ]
+    agent, rest = _choose_parts(agent, rest)
     flags = _parse(f"operant train {method} {env}", rest, [*fields, *extra], agent)
     agent = flags.pop("agent")
     own = {name: flags.pop(name) for name, _, _ in extra}
@@ -340,7 +341,7 @@ def _parse(prog: str, arguments: list[str], fields: list[tuple[str, Any, Any]], 
                 args=arguments,
                 prog=prog,
                 config=(tyro.conf.HelptextFromCommentsOff,),
-                description=(type(agent).__doc__ or "") if agent is not None else "",
+                description=(type(agent).__doc__ or "") + _told_parts(agent) if agent is not None else "",
             )
     except SystemExit as end:
         if not end.code:
@@ -394,6 +395,42 @@ def _flag_class(cls: type, agent: Any) -> type:
         kind = typing.Literal[choices] if choices else hints[f.name]
         made.append((f.name, Annotated[kind, _help(f.metadata.get("help", ""))], _default(value)))
     return dataclasses.make_dataclass(cls.__name__ + "Flags", made, frozen=True)
+
+
+def _choose_parts(agent: Any, arguments: list[str], prefix: str = "--") -> tuple[Any, list[str]]:
+    """`--memory prioritized`: the agent with the kinds of parts that are named, and the other arguments."""
+    from operant.agent import children, choose
+
+    for name, part in children(agent).items():
+        flag, rest = prefix + name.replace("_", "-"), []
+        words = iter(arguments)
+        for word in words:
+            if word.partition("=")[0].replace("_", "-") != flag:
+                rest.append(word)
+                continue
+            kind = word.partition("=")[2] or next(words, "")
+            agent = choose(agent, name, kind)
+        arguments = rest
+        if dataclasses.is_dataclass(part):
+            part, arguments = _choose_parts(getattr(agent, name), arguments, f"{flag}.")
+            agent = agent.replace(**{name: part})
+    return agent, arguments
+
+
+def _told_parts(agent: Any, prefix: str = "--") -> str:
+    """A line for each part that can be chosen, for the help text."""
+    from operant.agent import children
+
+    lines = ""
+    for f in dataclasses.fields(agent):
+        flag = prefix + f.name.replace("_", "-")
+        if f.metadata.get("child") and f.metadata.get("choices"):
+            kinds = "|".join(cls.registered_name for cls in f.metadata["choices"])
+            now = getattr(agent, f.name).registered_name
+            lines += f"\n{flag} {kinds}: {f.metadata['help']} (now: {now})"
+        if f.name in children(agent) and dataclasses.is_dataclass(getattr(agent, f.name)):
+            lines += _told_parts(getattr(agent, f.name), f"{flag}.")
+    return lines
 
 
 def _read_agent(agent: Any, flags: Any) -> Any:

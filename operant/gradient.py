@@ -43,14 +43,6 @@ def count_steps(batch: Batch) -> Int[Array, ""]:
     return parallel.psum(jnp.sum(batch.valid).astype(jnp.int32))
 
 
-def transitions(batch: Batch) -> Batch:
-    """The batch without observation[T]: every time-major field has T rows, ready to be cut into minibatches."""
-    head = lambda tree: jax.tree.map(lambda x: x[:-1], tree)  # noqa: E731
-    return batch.replace(
-        observation=head(batch.observation), first=head(batch.first), action_mask=head(batch.action_mask)
-    )
-
-
 def gradient_step(
     loss: Loss,
     optimizer: Optimizer,

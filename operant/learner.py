@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from operant.agent import tree_names
+from operant.memory import Stored
 from operant.ops import parallel
-from operant.rollout import LANE_AXES, Stage, begin, environment_keys, rollout
+from operant.rollout import LANE_AXES, Stage, begin, blank_batch, environment_keys, rollout
 from operant.types import Batch, PyTree, Spec, struct
 
 
@@ -68,9 +69,7 @@ class Online:
         width = self.env.num_envs // self.lanes
         env_keys = jax.vmap(lambda key: environment_keys(key, width))(env_key).reshape(-1)
         stage = begin(agents, states, self.env, env_keys, self.lanes)
-        memory = ()
-        if agents.memory is not None:
-            memory = jax.vmap(lambda m: m.init(self.spec))(agents.memory)
+        memory = () if agents.memory is None else self._init_memory(agents, states)
         health = Health(jnp.full((self.lanes,), -1, jnp.int32), jnp.full((self.lanes,), -1, jnp.int32))
         steps = jnp.zeros((self.lanes,), jnp.int32)
         return RunState(agents, states, memory, stage, run_key, health, steps, jnp.zeros((), jnp.int32))
@@ -109,39 +108,52 @@ class Online:
             return jnp.ones((self.lanes,), bool)
         return run.steps < self.spec.total_steps
 
+    # --------------------------------------------------------------------------------------------------------- memory
+    def _init_memory(self, agents: Any, states: PyTree) -> Stored:
+        """An empty memory for every lane."""
+        agent, state = jax.tree.map(lambda x: x[0], (agents, states))
+        one = agent.memory.init(blank_batch(agent, state, self.spec, agent.rollout_length), self.spec)
+        spread = lambda axis, part: part if axis is None else _copies(part, self.lanes)  # noqa: E731
+        return jax.tree.map(spread, one.lane_axes, one, is_leaf=lambda x: x is None)
+
     def _learn_from_memory(self, run: RunState, batch: Batch, keys: PRNGKeyArray):
         """Stores the rollout, then samples and learns `updates_per_rollout` times once the memory is ready."""
-
-        def store(agent, memory, batch):
-            return agent.memory.add(memory, batch)
-
-        stored = jax.vmap(store, in_axes=(0, 0, LANE_AXES))(run.agent, run.memory, batch)
+        memory, axes = run.agent.memory, run.memory.lane_axes
+        state = jax.vmap(lambda agent, s, b: agent.observe(s, b), in_axes=(0, 0, LANE_AXES))(
+            run.agent, run.state, batch
+        )
+        stored = jax.vmap(
+            lambda memory, s, b: memory.add(s, b, self.spec), in_axes=(0, axes, LANE_AXES), out_axes=axes
+        )(memory, run.memory, batch)
+        # The rows are only read from here on: a loop that carried them would copy them.
+        rows, row_axes = stored.replace(index=()), axes.replace(index=())
 
         def once(carried, keys):
-            def lane(agent, memory, state, key):
+            def lane(agent, rows, index, state, key):
                 sample_key, learn_key = jax.random.split(key)
-                sample = agent.memory.sample(memory, sample_key)
+                sample, ticket = agent.memory.sample(rows.replace(index=index), sample_key, self.spec)
                 state, metrics, feedback = agent.learn(state, sample, learn_key)
-                return agent.memory.update(memory, feedback), state, metrics
+                return agent.memory.update(index, ticket, feedback), state, metrics
 
-            memory, state, metrics = jax.vmap(lane)(run.agent, *carried, keys)
-            return (memory, state), metrics
+            index, state, metrics = jax.vmap(lane, in_axes=(0, row_axes, 0, 0, 0))(run.agent, rows, *carried, keys)
+            return (index, state), metrics
 
         def learn(carried):
-            number = run.agent.memory.updates_per_rollout
+            number = memory.updates_per_rollout
             each = jnp.swapaxes(jax.vmap(lambda key: jax.random.split(key, number))(keys), 0, 1)
-            (memory, state), metrics = jax.lax.scan(once, carried, each)
-            return memory, state, jax.tree.map(lambda x: x.mean(0), metrics)
+            carried, metrics = jax.lax.scan(once, carried, each)
+            return carried, jax.tree.map(lambda x: x.mean(0), metrics)
 
-        shapes = jax.eval_shape(learn, (stored, run.state))[2]
+        shapes = jax.eval_shape(learn, (stored.index, state))[1]
 
         def wait(carried):
             # NaN would read as a failure: nothing was learned yet, so the metrics are zero
-            return *carried, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            return carried, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         # all lanes insert equally many rows, so one real branch serves them all
-        ready = jax.vmap(lambda agent, memory: agent.memory.ready(memory))(run.agent, stored).all()
-        return jax.lax.cond(ready, learn, wait, (stored, run.state))
+        ready = jax.vmap(lambda memory, s: memory.ready(s), in_axes=(0, axes))(memory, stored).all()
+        (index, state), metrics = jax.lax.cond(ready, learn, wait, (stored.index, state))
+        return stored.replace(index=index), state, metrics
 
     # ------------------------------------------------------------------------------------------------ NaN and infinity
     def suspects(self, run: RunState) -> list[str]:
@@ -191,6 +203,10 @@ class Online:
             for lane in range(len(frozen_at))  # of the whole run; self.lanes are one device's
             if frozen_at[lane] >= 0
         ]
+
+
+def _copies(tree: PyTree, number: int) -> PyTree:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), tree)
 
 
 def _floats(tree: PyTree) -> PyTree:

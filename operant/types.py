@@ -47,7 +47,8 @@ class MultiDiscrete:
 class Box:
     """An array with bounds. `low` and `high` are one number, or a flat tuple with one number per element.
 
-    Images are `uint8` with channels last.  As an *action* space a bounded Box is always presented to agents as
+    Images are `uint8` with channels last; `stack` says that the last axis holds that many consecutive frames, oldest
+    first, an episode's first frame being repeated before it (so that a memory can keep each frame once).  As an *action* space a bounded Box is always presented to agents as
     [-1, 1]; adapters clip and rescale to the bounds given here (`to_native`).
     """
 
@@ -55,6 +56,7 @@ class Box:
     dtype: str = "float32"
     low: float | tuple[float, ...] = -np.inf
     high: float | tuple[float, ...] = np.inf
+    stack: int = 1
 
     @property
     def bounded(self) -> bool:
@@ -174,7 +176,10 @@ class Batch:
     extras       [T, B, ...]    a dict: what `act` returned (behaviour log-probabilities, values, ...)
     carry        [B, ...]       the recurrent state before observation[0]; () unless the agent remembers
     action_mask  [T+1, B, A]    or None
-    weight       [T, B]         importance weights of a prioritised sample, or None
+    weight       [1, B]         importance weights of a prioritised sample, or None
+
+    A sample of n-step transitions from a memory holds, for n rows of reward, discount and valid, the two ends only of
+    observation, first and action_mask [2, B, ...]: a window's inner observations would be encoded for nothing.
     """
 
     observation: PyTree
@@ -187,3 +192,11 @@ class Batch:
     carry: PyTree = ()
     action_mask: PyTree = None
     weight: PyTree = None
+
+
+def transitions(batch: Batch) -> Batch:
+    """The batch without observation[T]: every time-major field has T rows, ready to be cut or stored."""
+    head = lambda tree: jax.tree.map(lambda x: x[:-1], tree)  # noqa: E731
+    return batch.replace(
+        observation=head(batch.observation), first=head(batch.first), action_mask=head(batch.action_mask)
+    )

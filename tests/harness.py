@@ -44,22 +44,30 @@ SMALL: dict[str, Any] = {
     "recurrent_size": 8,
     "batch_size": 8,
     "capacity": 64,
+    "learning_starts": 16,
+    "updates_per_rollout": 2,
     "normalize_observation": True,
     "normalize_reward": True,
 }
 """What a field of that name is in a tiny agent, wherever it stands. Normalisers are on: they are state too."""
 
-SMALL_OF: dict[str, dict[str, Any]] = {}
+SMALL_OF: dict[str, dict[str, Any]] = {
+    "dqn": {"exploration.end": 0.5},  # so that random actions show it
+}
 """Further changes (dotted names) for one method."""
 
 BONUS_OFF: dict[str, dict[str, float]] = {"rnd": {"scale": 0.0}}
 """Dials that take away a method's own reward for the observation arrived at. Such a bonus is due for terminal
 observations as well; without it nothing may depend on them."""
 
-OTHER_CRITIC: dict[str, str] = {}
+OTHER_CRITIC: dict[str, str] = {
+    "dqn": "learns action values: tests/test_value.py computes its targets by hand",
+}
 """Methods whose metric `value_loss` is not the mean of (G - V)^2 / 2 with lambda-returns G, and why."""
 
-QUIET: dict[tuple[str, str], str] = {}
+QUIET: dict[tuple[str, str], str] = {
+    ("dqn", "evaluation_epsilon"): "only evaluation reads it",
+}
 """(method, dial) that changes nothing within four updates of a tiny agent, and why that is right."""
 
 QUICK = {"xla_backend_optimization_level": 0}
@@ -264,7 +272,7 @@ def lane(run: RunState, i: int) -> dict[str, Any]:
     stage = run.stage
     return {
         "state": pick(run.state),
-        "memory": pick(run.memory),
+        "memory": jax.tree.map(lambda x: x[i] if x.ndim else x, run.memory),  # `written` is the same in all lanes
         "env_state": env_state,
         "stage": pick((stage.timestep, stage.carry, stage.episodes)),
         "key": pick(run.key),
@@ -356,7 +364,9 @@ class Ends:
         """What `learn` is handed for this roll-out: itself, or a sample of the agent's memory that holds it alone."""
         if self.agent.memory is None:
             return batch
-        return self.agent.memory.sample(self.agent.memory.add(self.agent.memory.init(self.spec), batch), key)
+        memory, spec = self.agent.memory, self.spec.replace(num_envs=WIDTH)
+        stored = memory.init(jax.tree.map(jnp.zeros_like, batch), spec)
+        return memory.sample(memory.add(stored, batch, spec), key, spec)[0]
 
     def _learn(self, state, batch, key):
         sample_key, learn_key = jax.random.split(key)

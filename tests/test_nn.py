@@ -255,10 +255,9 @@ def test_value_heads():
     value, _ = nn.ValueHead().init_with_output(KEY, x)
     q, _ = nn.QHead(3).init_with_output(KEY, x)
     assert value.shape == (4, 2) and q.shape == (4, 2, 3)
-    for dueling in (False, True):
-        logits, _ = nn.CategoricalQHead(3, 11, dueling=dueling, hidden=(8,)).init_with_output(KEY, x)
-        quantiles, _ = nn.QuantileHead(3, 13, dueling=dueling).init_with_output(KEY, x)
-        assert logits.shape == (4, 2, 3, 11) and quantiles.shape == (4, 2, 3, 13)
+    for head in (nn.QHead, nn.DuelingHead):
+        logits, _ = head(3, (11,), hidden=(8,)).init_with_output(KEY, x)
+        assert logits.shape == (4, 2, 3, 11)
 
 
 @pytest.mark.parametrize("shape", [(), (5,)])
@@ -266,10 +265,27 @@ def test_dueling_advantages_have_zero_mean(shape):
     head, x = nn.DuelingHead(3, shape, hidden=(8,)), jax.random.normal(KEY, (4, 16))
     q, variables = head.init_with_output(KEY, x)
     p = variables["params"]
-    hidden = linen.relu(x @ p["value_stream"]["Dense_0"]["kernel"])
+    hidden = linen.relu(x @ p["value"]["MLP_0"]["Dense_0"]["kernel"])
     value = hidden @ p["value"]["Dense_0"]["kernel"]
     np.testing.assert_allclose(q.mean(1), value.reshape(4, *shape), atol=1e-5)
     assert q.shape == (4, 3, *shape) and np.ptp(q, axis=1).max() > 0
+
+
+def test_noise_is_factorised_and_absent_without_its_stream():
+    layer, x = nn.NoisyDense(3, 0.5), jax.random.normal(KEY, (5, 4))
+    p = layer.init(KEY, x)["params"]
+    mean = layer.apply({"params": p}, x)
+    np.testing.assert_allclose(mean, x @ p["kernel"] + p["bias"], rtol=1e-6)
+    np.testing.assert_allclose(p["kernel_sigma"], 0.5 / 2)
+    assert np.abs(p["kernel"]).max() <= 0.5
+    noisy = layer.apply({"params": p}, jnp.eye(4), rngs={"noise": KEY}) - layer.apply({"params": p}, jnp.eye(4))
+    bias = layer.apply({"params": p}, jnp.zeros((1, 4)), rngs={"noise": KEY}) - p["bias"]
+    assert np.linalg.matrix_rank(np.asarray(noisy - bias), tol=1e-5) == 1  # an outer product
+    draws = jax.vmap(lambda key: layer.apply({"params": p}, x, rngs={"noise": key}))(jax.random.split(KEY, 4000))
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.1)
+    # Var f(e) = E|e|, so the variance of the output is E|e|^2 sum x^2 sigma^2 + E|e| sigma_b^2 (one factor for bias)
+    expected = 2 / np.pi * (0.25**2) * (np.asarray(x) ** 2).sum(1) + np.sqrt(2 / np.pi) * 0.25**2
+    np.testing.assert_allclose(draws.var(0).mean(1), expected, rtol=0.15)
 
 
 # ------------------------------------------------------------------------------------------------------- networks
@@ -310,7 +326,7 @@ def test_memory_asks_for_first():
     [
         lambda: nn.ActorCritic(SPACES["dict"], MultiDiscrete((2, 3)), hidden=(8, 8), recurrent="lstm"),
         lambda: nn.ActorCritic(VECTOR, Box((2,), "float32", (-1.0, -2.0), (1.0, 2.0)), squash=True),
-        lambda: nn.CategoricalQHead(3, 11, dueling=True, hidden=(8,)),
+        lambda: nn.DuelingHead(3, (11,), hidden=(8,)),
         lambda: nn.ImpalaResNet((4, 8)),
     ],
 )

@@ -154,10 +154,16 @@ def preset(cls: type, suite: str, env: Any) -> dict[str, Any]:
 
 
 def apply(agent: Any, fields: dict[str, Any]) -> Any:
-    """`agent` with fields replaced; dotted names reach into its parts (`network.hidden`)."""
+    """`agent` with fields replaced; dotted names reach into its parts (`network.hidden`), and the name of a kind of
+    part chooses it (`memory="prioritized"`)."""
+    from operant.agent import children, choose
+
     for name, value in fields.items():
         owner, _, rest = name.partition(".")
         if rest:
             value = apply(getattr(agent, owner), {rest: value})
+        elif isinstance(value, str) and owner in children(agent):
+            agent = choose(agent, owner, value)
+            continue
         agent = agent.replace(**{owner: value})
     return agent

@@ -1,13 +1,13 @@
 """Networks: torsos, recurrent cells, heads, and their usual compositions. Flax Linen modules, hashable and static."""
 
-from operant.nn.heads import CategoricalQHead, DuelingHead, PolicyHead, QHead, QuantileHead, ValueHead
-from operant.nn.networks import ActorCritic
+from operant.nn.heads import DuelingHead, PolicyHead, QHead, ValueHead
+from operant.nn.networks import ActionValue, ActorCritic
 from operant.nn.recurrent import GRU, LSTM, unroll_backward
-from operant.nn.torsos import MLP, Conv, ImpalaResNet, MinAtarCNN, NatureCNN, Torso
+from operant.nn.torsos import MLP, Conv, ImpalaResNet, MinAtarCNN, NatureCNN, NoisyDense, Torso
 
 __all__ = [
+    "ActionValue",
     "ActorCritic",
-    "CategoricalQHead",
     "Conv",
     "DuelingHead",
     "GRU",
@@ -16,9 +16,9 @@ __all__ = [
     "MLP",
     "MinAtarCNN",
     "NatureCNN",
+    "NoisyDense",
     "PolicyHead",
     "QHead",
-    "QuantileHead",
     "Torso",
     "ValueHead",
     "unroll_backward",

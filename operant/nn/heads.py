@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from operant.nn.initial import orthogonal
-from operant.nn.torsos import MLP, dense
+from operant.nn.torsos import MLP, dense, linear
 from operant.ops.distributions import Categorical, Distribution, MultiCategorical, Normal, SquashedNormal, masked
+from operant.ops.safe import scale_gradient
 from operant.types import Box, Discrete, MultiDiscrete, Space
 
 LOG_STD_RANGE = (-5.0, 2.0)
@@ -76,70 +77,46 @@ class ValueHead(nn.Module):
 
 
 class QHead(nn.Module):
-    """Q(s, a) of every action, each of shape `shape` (one number unless given)."""
+    """Q(s, a) of every action: one number, or `shape` numbers (atoms, quantiles) where given.
+
+    hidden   widths of the layers between the features and the output
+    sigma0   noise of the linear layers (`NoisyDense`); 0: none
+    """
 
     num_actions: int
     shape: tuple[int, ...] = ()
     scale: float = 1.0
+    hidden: tuple[int, ...] = ()
+    sigma0: float = 0.0
 
     @nn.compact
     def __call__(self, features: Float[Array, "*B D"]) -> Float[Array, "*B A *shape"]:
-        q = dense(self.num_actions * math.prod(self.shape), self.scale)(features)
+        features = MLP(self.hidden, "relu", sigma0=self.sigma0)(features)
+        q = linear(self.num_actions * math.prod(self.shape), self.scale, self.sigma0)(features)
         return q.reshape(q.shape[:-1] + (self.num_actions, *self.shape))
 
 
 class DuelingHead(nn.Module):
     """Q(s, a) = V(s) + A(s, a) - mean_a A(s, a) (Wang et al. 2016, arXiv:1511.06581, eq. 9).
 
-    `hidden` are the widths of each of the two streams (512 in the paper); () takes both from the features at once.
+    Fields as in `QHead`, `hidden` being the widths of each of the two streams (512 in the paper).  With `shape` it is
+    composed as in Rainbow (Hessel et al. 2018, arXiv:1710.02298).  The gradient that enters the features from the two
+    streams is scaled by 1 / sqrt(2) (section 4.2).
     """
 
     num_actions: int
     shape: tuple[int, ...] = ()
     scale: float = 1.0
     hidden: tuple[int, ...] = ()
+    sigma0: float = 0.0
 
     @nn.compact
     def __call__(self, features: Float[Array, "*B D"]) -> Float[Array, "*B A *shape"]:
+        features = scale_gradient(features, 1.0 / math.sqrt(2.0))
+
         def stream(actions: int, name: str) -> Float[Array, "*B actions *shape"]:
-            x = MLP(self.hidden, "relu", name=f"{name}_stream")(features)
-            return QHead(actions, self.shape, self.scale, name=name)(x)
+            return QHead(actions, self.shape, self.scale, self.hidden, self.sigma0, name=name)(features)
 
         advantage = stream(self.num_actions, "advantage")
         centred = advantage - advantage.mean(axis=-1 - len(self.shape), keepdims=True)
         return stream(1, "value") + centred
-
-
-class CategoricalQHead(nn.Module):
-    """Logits over the atoms of each action's return (C51: Bellemare et al. 2017, arXiv:1707.06887).
-
-    With `dueling` they are composed as Rainbow does (arXiv:1710.02298), with streams of widths `hidden`.
-    """
-
-    num_actions: int
-    num_atoms: int = 51
-    scale: float = 1.0
-    dueling: bool = False
-    hidden: tuple[int, ...] = ()
-
-    @nn.compact
-    def __call__(self, features: Float[Array, "*B D"]) -> Float[Array, "*B A atoms"]:
-        if self.dueling:
-            return DuelingHead(self.num_actions, (self.num_atoms,), self.scale, self.hidden)(features)
-        features = MLP(self.hidden, "relu")(features)
-        return QHead(self.num_actions, (self.num_atoms,), self.scale)(features)
-
-
-class QuantileHead(nn.Module):
-    """Quantiles of each action's return (QR-DQN: Dabney et al. 2018, arXiv:1710.10044); as `CategoricalQHead`."""
-
-    num_actions: int
-    num_quantiles: int = 200
-    scale: float = 1.0
-    dueling: bool = False
-    hidden: tuple[int, ...] = ()
-
-    @nn.compact
-    def __call__(self, features: Float[Array, "*B D"]) -> Float[Array, "*B A quantiles"]:
-        head = CategoricalQHead(self.num_actions, self.num_quantiles, self.scale, self.dueling, self.hidden)
-        return head(features)

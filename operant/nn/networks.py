@@ -5,11 +5,11 @@ from __future__ import annotations
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from operant.nn.heads import PolicyHead, ValueHead
+from operant.nn.heads import DuelingHead, PolicyHead, QHead, ValueHead
 from operant.nn.recurrent import CELLS, Carry
-from operant.nn.torsos import Torso, has_image
+from operant.nn.torsos import Torso, has_image, is_image
 from operant.ops.distributions import Distribution
-from operant.types import Space
+from operant.types import Dict, Space
 
 
 class ActorCritic(nn.Module):
@@ -74,6 +74,71 @@ class ActorCritic(nn.Module):
 
     @nn.nowrap
     def _cell(self, **kwargs) -> nn.Module:
-        if self.recurrent not in CELLS:
-            raise ValueError(f"unknown recurrent cell {self.recurrent!r}; choose from {', '.join(CELLS)}")
-        return CELLS[self.recurrent](self.recurrent_size, **kwargs)
+        return recurrent_cell(self.recurrent, self.recurrent_size, **kwargs)
+
+
+def recurrent_cell(kind: str, size: int, **kwargs) -> nn.Module:
+    """The recurrent cell called `kind`, with `size` units."""
+    if kind not in CELLS:
+        raise ValueError(f"unknown recurrent cell {kind!r}; choose from {', '.join(CELLS)}")
+    return CELLS[kind](size, **kwargs)
+
+
+class ActionValue(nn.Module):
+    """Q(s, a) of every action, each of `shape` numbers, for any observation space.
+
+    torso, activation          see `Torso`
+    hidden                     widths of the fully connected layers, the last of which belongs to the head: after it in
+                               a plain head, in each stream of a dueling one; (): the usual ones for the observation
+    dueling, shape, sigma0     see `DuelingHead`, `NoisyDense`
+    recurrent, recurrent_size  "lstm" or "gru" between the torso (then with a layer of its own) and the head; "": none
+    """
+
+    observation_space: Space
+    num_actions: int
+    shape: tuple[int, ...] = ()
+    dueling: bool = False
+    torso: str = "auto"
+    hidden: tuple[int, ...] = ()
+    activation: str = "relu"
+    sigma0: float = 0.0
+    recurrent: str = ""
+    recurrent_size: int = 128
+
+    @nn.compact
+    def __call__(
+        self,
+        observation: PyTree[Shaped[Array, "T B ..."]],
+        carry: Carry = (),
+        first: Bool[Array, "T B"] | None = None,
+    ) -> tuple[Float[Array, "T B A *shape"], Carry]:
+        """Without memory any leading axes will do, and `carry` and `first` have nothing to act on."""
+        hidden = self.hidden or usual_hidden(self.observation_space, self.torso)
+        torso = Torso(self.observation_space, self.torso, hidden[:-1], self.activation, not self.recurrent)
+        features = torso(observation)
+        if self.recurrent:
+            if first is None:
+                raise ValueError("a recurrent network needs `first` [T, B]: it resets its carry there")
+            features, carry = self._cell(name="cell")(features, carry, first)
+        head = DuelingHead if self.dueling else QHead
+        q = head(self.num_actions, self.shape, hidden=hidden[-1:], sigma0=self.sigma0, name="head")(features)
+        return q, carry
+
+    @nn.nowrap
+    def initial_carry(self, batch_size: int) -> Carry:
+        """The carry at the start of an episode; () without memory. Needs no parameters."""
+        return self._cell(parent=None).initial_carry(batch_size) if self.recurrent else ()
+
+    @nn.nowrap
+    def _cell(self, **kwargs) -> nn.Module:
+        return recurrent_cell(self.recurrent, self.recurrent_size, **kwargs)
+
+
+def usual_hidden(space: Space, torso: str) -> tuple[int, ...]:
+    """The fully connected widths that the field uses: 512 after the convolutions of large images (Mnih et al. 2015),
+    128 of small grids (Young and Tian 2019), 64-64 for vectors."""
+    parts = [sub for _, sub in space.items] if isinstance(space, Dict) else [space]
+    images = [min(sub.shape[:2]) for sub in parts if is_image(sub)]
+    if not images or torso == "mlp":
+        return (64, 64)
+    return (512,) if max(images) >= 40 else (128,)

@@ -28,6 +28,41 @@ def dense(features: int, scale: float, name: str | None = None) -> nn.Dense:
     return nn.Dense(features, kernel_init=orthogonal(scale), name=name)
 
 
+class NoisyDense(nn.Module):
+    """A linear layer with learned noise, w = mu + sigma * epsilon (Fortunato et al. 2018, arXiv:1706.10295, eq. 9).
+
+    The noise is factorised: epsilon_ij = f(e_i) f(e_j) with f(x) = sign(x) sqrt|x| (eq. 10 and 11).  It is drawn from
+    the random stream "noise", once for all leading axes; without that stream the layer is its mean.
+    """
+
+    features: int
+    sigma0: float = 0.5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B features"]:
+        inputs, bound = x.shape[-1], 1.0 / math.sqrt(x.shape[-1])
+        mean = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)  # noqa: E731
+        deviation = nn.initializers.constant(self.sigma0 * bound)
+        kernel = self.param("kernel", mean, (inputs, self.features))
+        bias = self.param("bias", mean, (self.features,))
+        kernel_sigma = self.param("kernel_sigma", deviation, (inputs, self.features))
+        bias_sigma = self.param("bias_sigma", deviation, (self.features,))
+        if not self.has_rng("noise"):
+            return x @ kernel + bias
+        e_in, e_out = (
+            jnp.sign(e) * jnp.sqrt(jnp.abs(e))
+            for e in (jax.random.normal(self.make_rng("noise"), (n,)) for n in (inputs, self.features))
+        )
+        # (sigma * outer(e_in, e_out)) applied without forming the outer product
+        noise = ((x * e_in) @ kernel_sigma + bias_sigma) * e_out
+        return x @ kernel + bias + noise
+
+
+def linear(features: int, scale: float, sigma0: float = 0.0) -> nn.Module:
+    """A linear layer: `dense`, or `NoisyDense` where `sigma0` is not 0."""
+    return NoisyDense(features, sigma0) if sigma0 else dense(features, scale)
+
+
 class Conv(nn.Module):
     """A square convolution of images with channels last, `[..., H, W, C]`; any leading axes.
 
@@ -61,17 +96,23 @@ def flatten(x: Float[Array, "*B H W C"]) -> Float[Array, "*B HWC"]:
     return x.reshape(x.shape[:-3] + (-1,))
 
 
+def _last(hidden: int, x: Float[Array, "*B D"]) -> Float[Array, "*B _"]:
+    """The fully connected layer after the convolutions; with 0 units there is none."""
+    return nn.relu(dense(hidden, math.sqrt(2.0))(x)) if hidden else x
+
+
 class MLP(nn.Module):
     """Linear layers, each followed by the activation."""
 
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     scale: float = math.sqrt(2.0)
+    sigma0: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B hidden"]:
         for features in self.hidden:
-            x = activate(dense(features, self.scale)(x), self.activation)
+            x = activate(linear(features, self.scale, self.sigma0)(x), self.activation)
         return x
 
 
@@ -85,7 +126,7 @@ class NatureCNN(nn.Module):
         x = to_float(x)
         for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             x = nn.relu(Conv(features, kernel, stride)(x))
-        return nn.relu(dense(self.hidden, math.sqrt(2.0))(flatten(x)))
+        return _last(self.hidden, flatten(x))
 
 
 class MinAtarCNN(nn.Module):
@@ -97,7 +138,7 @@ class MinAtarCNN(nn.Module):
     @nn.compact
     def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B hidden"]:
         x = nn.relu(Conv(self.features, 3)(to_float(x)))
-        return nn.relu(dense(self.hidden, math.sqrt(2.0))(flatten(x)))
+        return _last(self.hidden, flatten(x))
 
 
 class ImpalaResNet(nn.Module):
@@ -114,7 +155,7 @@ class ImpalaResNet(nn.Module):
             for _ in range(2):
                 y = Conv(channels, 3, padding="SAME")(nn.relu(x))
                 x = x + Conv(channels, 3, padding="SAME")(nn.relu(y))
-        return nn.relu(dense(self.hidden, math.sqrt(2.0))(flatten(nn.relu(x))))
+        return _last(self.hidden, flatten(nn.relu(x)))
 
 
 CONVOLUTIONAL = {"nature": NatureCNN, "impala": ImpalaResNet, "minatar": MinAtarCNN}
@@ -136,12 +177,14 @@ class Torso(nn.Module):
 
     kind  "nature", "impala" or "minatar": the network for images; "mlp": images are flattened as well;
           "auto": "nature" for images of at least 40 x 40, "minatar" for smaller ones
+    trunk True: convolutions without the fully connected layer behind them, for heads that have their own
     """
 
     space: Space
     kind: str = "auto"
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
+    trunk: bool = False
 
     @nn.compact
     def __call__(self, observation: PyTree[Shaped[Array, "*B _"]]) -> Float[Array, "*B features"]:
@@ -170,6 +213,7 @@ class Torso(nn.Module):
                 x = to_float(observation, white=space.high if bounded else 255.0)
                 if is_image(space) and self.kind != "mlp":
                     small = "nature" if min(space.shape[:2]) >= 40 else "minatar"
-                    return CONVOLUTIONAL[small if self.kind == "auto" else self.kind]()(x)
+                    network = CONVOLUTIONAL[small if self.kind == "auto" else self.kind]
+                    return (network(hidden=0) if self.trunk else network())(x)
                 return mlp(x.reshape(x.shape[: x.ndim - len(space.shape)] + (-1,)))
         raise TypeError(f"no torso for the space {space!r}; expected Box, Discrete, MultiDiscrete or Dict")

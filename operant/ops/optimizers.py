@@ -70,21 +70,43 @@ def adam(learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scala
 
 class RMSPropState(NamedTuple):
     square: PyTree
+    mean: PyTree
+    velocity: PyTree
 
 
-def rmsprop(learning_rate: Scalar, decay: Scalar = 0.99, eps: Scalar = 1e-5, eps_inside: bool = False) -> Optimizer:
-    """RMSProp, not centred. `eps_inside` puts eps under the root (Mnih et al. 2016); outside is PyTorch's form."""
+def rmsprop(
+    learning_rate: Scalar,
+    decay: Scalar = 0.99,
+    eps: Scalar = 1e-5,
+    eps_inside: bool = False,
+    centred: bool = False,
+    momentum: Scalar | None = None,
+) -> Optimizer:
+    """RMSProp. `eps_inside` puts eps under the root (Mnih et al. 2016); outside is PyTorch's form.
+
+    centred   divides by the running deviation instead of the root mean square (Graves 2013, eq. 38 to 40), as the DQN
+              of 2015 does
+    momentum  of the updates; None: none, and nothing is kept for it
+    """
 
     def init(params):
-        return RMSPropState(jax.tree.map(jnp.zeros_like, params))
+        zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
+        return RMSPropState(zeros(), zeros() if centred else (), () if momentum is None else zeros())
 
     def update(gradients, state, params):
-        square = jax.tree.map(lambda v, g: decay * v + (1 - decay) * g * g, state.square, gradients)
-        if eps_inside:
-            updates = jax.tree.map(lambda g, v: -learning_rate * g / jnp.sqrt(v + eps), gradients, square)
-        else:
-            updates = jax.tree.map(lambda g, v: -learning_rate * g / (safe_sqrt(v) + eps), gradients, square)
-        return updates, RMSPropState(square)
+        average = lambda old, new: jax.tree.map(lambda a, g: decay * a + (1 - decay) * g, old, new)  # noqa: E731
+        square = average(state.square, jax.tree.map(jnp.square, gradients))
+        mean, spread = state.mean, square
+        if centred:
+            mean = average(state.mean, gradients)
+            # a variance that rounding takes below zero is zero
+            spread = jax.tree.map(lambda v, m: jnp.maximum(v - m * m, 0.0), square, mean)
+        root = (lambda v: jnp.sqrt(v + eps)) if eps_inside else (lambda v: safe_sqrt(v) + eps)
+        updates = jax.tree.map(lambda g, v: -learning_rate * g / root(v), gradients, spread)
+        velocity = state.velocity
+        if momentum is not None:
+            updates = velocity = jax.tree.map(lambda v, u: momentum * v + u, velocity, updates)
+        return updates, RMSPropState(square, mean, velocity)
 
     return Optimizer(init, update)
 

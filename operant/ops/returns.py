@@ -90,6 +90,21 @@ def n_step_returns(
     return jax.lax.fori_loop(0, n, look_one_step_further, values)[:-1]
 
 
+def n_step_parts(
+    reward: Float[Array, "n"], discount: Float[Array, "n"], valid: Float[Array, "n"], gamma: Dial
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The return of a window of n rows as (R, D): G = R + D V(end), for any V (Hessel et al. 2018, eq. 1).
+
+    The window ends before its first row that is not valid, and D is 0 where the MDP terminated within.  For the
+    targets of distributions (R + D z for each atom z) as well as of values.
+    """
+    check_shapes("n_step_parts", reward=(reward, "n"), discount=(discount, "n"), valid=(valid, "n"))
+    inside = jnp.cumprod(valid)
+    kept = jnp.where(inside > 0, gamma * discount, 1.0)
+    before = jnp.concatenate([jnp.ones(1, kept.dtype), jnp.cumprod(kept)])
+    return jnp.sum(before[:-1] * inside * reward), before[-1]
+
+
 def gae(
     reward: Float[Array, "T"],
     discount: Float[Array, "T"],

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+Scalar = float | Float[Array, ""]
+
 
 def safe_sqrt(x: Float[Array, "*shape"], floor: float = 1e-20) -> Float[Array, "*shape"]:
     """The square root, with derivative zero (not infinity) for x <= `floor`. Values equal those of `jnp.sqrt`.
@@ -16,3 +18,8 @@ def safe_sqrt(x: Float[Array, "*shape"], floor: float = 1e-20) -> Float[Array, "
     smooth = x > floor
     # Both branches of a `where` are differentiated: the unused one must be given an argument that it can bear.
     return jnp.where(smooth, jnp.sqrt(jnp.where(smooth, x, 1.0)), jnp.sqrt(jax.lax.stop_gradient(x)))
+
+
+def scale_gradient(x: Array, scale: Scalar) -> Array:
+    """`x`, whose gradient is multiplied by `scale` on its way back."""
+    return scale * x + jax.lax.stop_gradient((1.0 - scale) * x)

@@ -15,9 +15,10 @@ from typing import ClassVar
 
 from operant.actor_critic import ActorCritic, explained_variance
 from operant.agent import agent, child, dial, option
-from operant.gradient import State, count_steps, gradient_step, transitions
+from operant.gradient import State, count_steps, gradient_step
 from operant.ops.losses import l2, masked_mean
 from operant.ops.optimizers import rmsprop
+from operant.types import transitions
 
 
 @agent("a2c")

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 from operant.actor_critic import ActorCritic, explained_variance
 from operant.agent import agent, child, dial, option
 from operant.errors import UserError
-from operant.gradient import State, count_steps, gradient_step, transitions
+from operant.gradient import State, count_steps, gradient_step
 from operant.ops.losses import clipped_surrogate, clipped_value_loss, masked_mean, masked_standardize
 from operant.ops.optimizers import adam
+from operant.types import transitions
 
 _CONTROL = {
     "source": "Schulman et al. 2017, table 3 (2048 steps, 10 epochs, minibatches of 64), normalised as in Huang et al.",

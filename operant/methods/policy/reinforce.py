@@ -17,7 +17,7 @@ import jax
 
 from operant.actor_critic import ActorCritic
 from operant.agent import agent, child, dial, option
-from operant.gradient import count_steps, gradient_step, transitions
+from operant.gradient import count_steps, gradient_step
 from operant.ops.losses import l2, masked_mean
 from operant.ops.optimizers import adam
 from operant.ops.returns import discounted_returns
