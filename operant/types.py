@@ -48,8 +48,10 @@ class Box:
     """An array with bounds. `low` and `high` are one number, or a flat tuple with one number per element.
 
     Images are `uint8` with channels last; `stack` says that the last axis holds that many consecutive frames, oldest
-    first, an episode's first frame being repeated before it (so that a memory can keep each frame once).  As an *action* space a bounded Box is always presented to agents as
-    [-1, 1]; adapters clip and rescale to the bounds given here (`to_native`).
+    first, an episode's first frame being repeated before it (so that a memory can keep each frame once).
+
+    As an *action* space a bounded Box is always presented to agents as [-1, 1]; adapters clip and rescale to the
+    bounds given here (`to_native`).
     """
 
     shape: tuple[int, ...]

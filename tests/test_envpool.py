@@ -201,3 +201,22 @@ def test_it_cannot_be_mapped():
     state, _ = env.reset(jax.random.split(jax.random.key(0), 2))
     with pytest.raises(NotImplementedError):
         jax.vmap(lambda action: env.step(state, action)[1])(jnp.zeros((3, 2), jnp.int32))
+
+
+def test_atari_stacks_are_rebuilt_from_single_frames():
+    """What lets a memory keep each frame once: within an episode a stack is the last four observations' newest frames,
+    and at its start the first one four times."""
+    env = envs.make("Pong-v5", 2, [5, 6], time_limit=25)
+    assert env.spec.observation.stack == 4
+    actions = np.random.default_rng(0).integers(0, 6, (60, 2))
+    t = play(env, actions)
+    newest = t.observation[..., -1]
+    assert t.first.sum() > 4
+    for env_index in range(2):
+        for row in range(61):
+            at, frames = row, []
+            for _ in range(4):
+                frames.insert(0, newest[at, env_index])
+                at = at if t.first[at, env_index] else at - 1
+            np.testing.assert_array_equal(t.observation[row, env_index], np.stack(frames, -1))
+    env.close()

@@ -255,6 +255,9 @@ class _Layout:
         spaces = [space for space, _ in self.spaces.values()]
         if len(spaces) == 1:
             observation: Space = spaces[0]
+            if suite(name) == "atari":
+                stack = int(self.pool_spec.config.stack_num)
+                observation = dataclasses.replace(observation, stack=stack)
         elif self.flatten:
             observation = Box((sum(int(np.prod(s.shape)) for s in spaces),))
         else:

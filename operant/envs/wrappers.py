@@ -95,7 +95,9 @@ class FrameStack(_Around):
             return tuple(float(b) for b in np.tile(np.reshape(bound, space.shape), self.n).ravel())
 
         shape = (*space.shape[:-1], space.shape[-1] * self.n)
-        return Box(shape, space.dtype, repeat(space.low), repeat(space.high))
+        # of frames that are stacks themselves a memory could not keep the newest alone
+        stack = self.n if space.stack == 1 else 1
+        return Box(shape, space.dtype, repeat(space.low), repeat(space.high), stack)
 
     def _refill(self, observation: PyTree) -> PyTree:
         return jax.tree.map(lambda x: jnp.concatenate([x] * self.n, -1), observation)

@@ -46,7 +46,7 @@ def epsilon_greedy(
 
 def linear_schedule(step: Scalar | Int[Array, ""], start: Scalar, end: Scalar, duration: Scalar) -> Float[Array, ""]:
     """From `start` at step 0 in a line to `end` at step `duration`, and `end` from there on."""
-    fraction = jnp.where(step >= duration, 1.0, step / jnp.maximum(duration, 1))
+    fraction = jnp.where(step >= duration, 1.0, step / jnp.where(duration > 0, duration, 1.0))
     return start + fraction * (end - start)
 
 
