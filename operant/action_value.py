@@ -116,7 +116,8 @@ class QNetwork:
 
     def init(self, key: PRNGKeyArray, spec: Spec, head: Head) -> PyTree:
         """Fresh parameters."""
-        return self.module(spec, head).init(key, zeros(spec.observation, (1,)))["params"]
+        module, first = self.module(spec, head), jnp.ones((1, 1), bool)
+        return module.init(key, zeros(spec.observation, (1, 1)), module.initial_carry(1), first)["params"]
 
     def apply(
         self, params: PyTree, spec: Spec, head: Head, observation: PyTree, noise: PRNGKeyArray | None = None
@@ -124,6 +125,36 @@ class QNetwork:
         """The head's outputs for each action; with noise where a key is given and the network has any."""
         rngs = {} if noise is None else {"noise": noise}
         return self.module(spec, head).apply({"params": params}, observation, rngs=rngs)[0]
+
+
+@part("recurrent-q-network")
+class RecurrentQNetwork(QNetwork):
+    """The network of action values with memory; it is unrolled over time, not applied to single observations."""
+
+    recurrent: str = option("lstm", "recurrent cell between torso and head", choices=("lstm", "gru"))
+    recurrent_size: int = option(128, "units of the recurrent cell", low=1)
+
+    def module(self, spec: Spec, head: Head) -> nn.ActionValue:
+        return super().module(spec, head).clone(recurrent=self.recurrent, recurrent_size=self.recurrent_size)
+
+    def start(self, spec: Spec, head: Head, batch_size: int) -> PyTree:
+        """The recurrent state [B, ...] at the start of an episode."""
+        return self.module(spec, head).initial_carry(batch_size)
+
+    def unroll(
+        self,
+        params: PyTree,
+        spec: Spec,
+        head: Head,
+        observation: PyTree,
+        carry: PyTree,
+        first: Bool[Array, "T B"],
+        noise: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "T B A *shape"], PyTree]:
+        """The head's outputs for observations [T, B, ...] that follow each other, and the recurrent state [B, ...]
+        after them; `carry` is the one before, which is reset where `first` is true."""
+        rngs = {} if noise is None else {"noise": noise}
+        return self.module(spec, head).apply({"params": params}, observation, carry, first, rngs=rngs)
 
 
 # --------------------------------------------------------------------------------------------------------------- heads

@@ -43,6 +43,8 @@ SMALL: dict[str, Any] = {
     "features": 8,
     "recurrent_size": 8,
     "batch_size": 8,
+    "length": 4,
+    "burn_in": 1,
     "capacity": 64,
     "learning_starts": 16,
     "updates_per_rollout": 2,
@@ -62,6 +64,7 @@ observations as well; without it nothing may depend on them."""
 
 OTHER_CRITIC: dict[str, str] = {
     "dqn": "learns action values: tests/test_value.py computes its targets by hand",
+    "r2d2": "learns action values: tests/test_r2d2.py computes its targets by hand",
 }
 """Methods whose metric `value_loss` is not the mean of (G - V)^2 / 2 with lambda-returns G, and why."""
 

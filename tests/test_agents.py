@@ -23,7 +23,25 @@ from operant.types import Box, Dict, Discrete, MultiDiscrete
 
 SEEDS = 3
 
-LEARNS: dict[str, tuple[dict[str, Any], int]] = {}
+LEARNS: dict[str, tuple[dict[str, Any], int]] = {
+    "r2d2": (
+        {
+            "learning_rate": 5e-3,
+            "target_period": 500,
+            "num_envs": 8,
+            "rollout_length": 8,
+            "network.hidden": (32,),
+            "network.recurrent_size": 16,
+            "memory.length": 12,
+            "memory.burn_in": 4,
+            "memory.capacity": 4_096,
+            "memory.batch_size": 16,
+            "memory.learning_starts": 500,
+            "memory.updates_per_rollout": 2,
+        },
+        300,
+    ),
+}
 """Settings (dotted names) and number of updates with which a method surely learns; else those of `plan`."""
 
 
@@ -136,12 +154,13 @@ class Menu:
 
 
 def memories(agent: Any) -> tuple[str, ...]:
-    """The kinds of recurrent network that an agent can be given, "" among them."""
+    """The kinds of recurrent network that an agent can be given; "" is one without."""
     base = children(agent).get("agent")
     if base is not None:
         return memories(base)
     network = children(agent).get("network")
-    return ("", "lstm", "gru") if hasattr(network, "recurrent") else ("",)
+    fields = {f.name: f for f in dataclasses.fields(network)} if dataclasses.is_dataclass(network) else {}
+    return fields["recurrent"].metadata["choices"] if "recurrent" in fields else ("",)
 
 
 def combinations(agent: Any) -> list[tuple[str, str, str]]:
