@@ -32,6 +32,19 @@ RUNS = {
         "train ppo MemoryChain-bsuite --steps 500000 --seeds 8 --seed 1000 --env-options memory_length=10",
         None,
     ),
+    "r2d2-cartpole": ("train r2d2 CartPole-v1 --steps 100000 --seeds 4 --seed 1000", 400),
+    "r2d2-memory-chain": (
+        "train r2d2 MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=10",
+        0.95,
+    ),
+    "dqn-memory-chain": (
+        "train dqn MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=10",
+        None,
+    ),
+    "a2c-cartpole": ("train a2c CartPole-v1 --steps 200000 --seeds 8 --seed 1000", 475),
+    "a2c-acrobot": ("train a2c Acrobot-v1 --steps 500000 --seeds 8 --seed 1000", -100),
+    "a2c-breakout-minatar": ("train a2c Breakout-MinAtar --steps 2000000 --seeds 4 --seed 1000", 5),
+    "reinforce-cartpole": ("train reinforce CartPole-v1 --steps 500000 --seeds 8 --seed 1000", 475),
     "ppo-pong-smoke": ("train ppo Pong-v5 --steps 50000 --seed 1000 --eval-every 25 --eval-episodes 1", None),
 }
 """Name -> (arguments of `operant`, what the lower end of the 95 % interval was to reach)."""

@@ -36,7 +36,32 @@ class A2C:
     rollout_length: int = option(5, "steps in each environment between updates (the n of n-step)", low=1)
     network: ActorCritic = child(ActorCritic, "policy and value networks, normalisers")
 
-    presets: ClassVar[dict] = {}
+    presets: ClassVar[dict] = {
+        "classic_control": {
+            "source": "the best of five settings on CartPole-v1, 8 seeds (others than those of the results)",
+            "anneal": 1.0,
+            "network.normalize_reward": True,
+        },
+        "minatar": {
+            "source": "among the best of seven settings on Breakout-MinAtar, 4 seeds (not those of the results)",
+            "learning_rate": 2e-3,
+            "anneal": 1.0,
+            "network.torso": "mlp",
+            "network.activation": "relu",
+        },
+        "atari": {
+            "source": "the A2C of Wu et al. 2017 (arXiv 1708.05144): the defaults, annealed; not measured here",
+            "anneal": 1.0,
+            "network.activation": "relu",
+        },
+        "mujoco": {
+            "source": "the defaults, annealed, with PPO's normalisation and no entropy bonus; not measured here",
+            "anneal": 1.0,
+            "entropy_cost": 0.0,
+            "network.normalize_observation": True,
+            "network.normalize_reward": True,
+        },
+    }
 
     def optimizer(self, state: State | None = None):
         progress = state.progress if state is not None else 0.0
