@@ -21,6 +21,7 @@ from operant.gradient import count_steps, gradient_step
 from operant.ops.losses import l2, masked_mean
 from operant.ops.optimizers import adam
 from operant.ops.returns import discounted_returns
+from operant.types import transitions
 
 
 @agent("reinforce")
