@@ -192,8 +192,8 @@ class Dueling(Plain):
 class Categorical:
     """The distribution of returns on fixed atoms: C51 (Bellemare et al. 2017)."""
 
-    v_min: float = dial(-10.0, "the lowest atom")
-    v_max: float = dial(10.0, "the highest atom")
+    v_min: float = dial(-10.0, "the lowest atom", low=-1e6, high=1e6)
+    v_max: float = dial(10.0, "the highest atom", low=-1e6, high=1e6)
     num_atoms: int = option(51, "atoms", low=2)
     streams: int = option(1, "1: one stream; 2: dueling streams for V and A", low=1, high=2)
 

@@ -101,19 +101,24 @@ def build(method: str, env: Any = "") -> Any:
     """An agent with its preset for a task: `ppo`, `file.py:Class`, or an idea around a base agent, as in `rnd:ppo`,
     `file.py:Class:ppo` and `rnd:file.py:Class`.
 
-    Presets are looked up by the environment's name, then by its suite; without one the defaults stand.
+    Presets are looked up by the environment's name, then by its suite; without one the defaults stand.  A method may
+    have more: `dqn@atari-2015` names one.
     """
     place, base = _split(method)
+    place, _, named = place.partition("@") if place.partition("@")[0] in entries() else (place, "", "")
     cls = load_file(place) if ".py:" in place else load(place)
     missing = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
     if missing:
         raise UserError(f"'{place}': {', '.join(missing)} has no default; give it one with dial, option or child")
     agent = cls()
+    if named and named not in getattr(cls, "presets", {}):
+        known = ", ".join(getattr(cls, "presets", {})) or "none"
+        raise UserError(f"{place} has no preset '{named}'; it has: {known}")
     if base:
         if not _wraps(agent):
             raise UserError(f"{place} is no wrapper: it cannot go around '{base}'")
-        return _preset(agent.replace(agent=build(base, env)), env)
-    return _with_presets(agent, env)
+        return _preset(agent.replace(agent=build(base, env)), env, named)
+    return _with_presets(agent, env, named)
 
 
 def _split(method: str) -> tuple[str, str]:
@@ -128,15 +133,15 @@ def _wraps(agent: Any) -> bool:
     return "agent" in type(agent).__dataclass_fields__
 
 
-def _with_presets(agent: Any, env: Any) -> Any:
+def _with_presets(agent: Any, env: Any, named: str = "") -> Any:
     """An agent and those that it goes around, each with its own preset."""
     if _wraps(agent):
         agent = agent.replace(agent=_with_presets(agent.agent, env))
-    return _preset(agent, env)
+    return _preset(agent, env, named)
 
 
-def _preset(agent: Any, env: Any) -> Any:
-    fields = preset(type(agent), suite_of(env), env)
+def _preset(agent: Any, env: Any, named: str = "") -> Any:
+    fields = type(agent).presets[named] if named else preset(type(agent), suite_of(env), env)
     return apply(agent, {name: value for name, value in fields.items() if name != "source"})
 
 

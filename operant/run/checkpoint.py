@@ -223,7 +223,7 @@ def _candidates(directory: Path, which: str, warn: Callable[[str], None]) -> tup
     if which not in ("latest", "best"):
         raise UserError(f"which checkpoint is '{which}'; expected latest or best")
     entries = _entries(directory)[::-1]
-    failures = []
+    failures: list[tuple[str, str]] = []
     try:
         name = _pointed(directory / which)
     except FileNotFoundError:

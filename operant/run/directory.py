@@ -92,6 +92,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def rows(self) -> Path:
+        """Where the rows of a replay memory are."""
+        return self.path / "rows"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 

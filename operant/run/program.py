@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -22,6 +23,7 @@ from operant.agent import children
 from operant.envs import registry
 from operant.errors import UserError
 from operant.learner import Online, RunState
+from operant.memory.ring import size_in_bytes
 from operant.ops import parallel
 from operant.rollout import Outcome, Stage, play_episodes
 from operant.types import PyTree, Spec
@@ -100,10 +102,26 @@ class Program:
         self.learner = Online(self.env, self.spec, self._local_lanes)
         self._eval_envs: dict[int, Any] = {}
         self._compiled: dict[str, Callable] = {}
+        self.memory_bytes = 0 if agent.memory is None else self._room_for_memory()
 
     @property
     def _local_lanes(self) -> int:
         return self.lanes // self.num_devices if self.mode == "lanes" else self.lanes
+
+    def _room_for_memory(self) -> int:
+        """Bytes of all lanes' replay memories. Raises UserError, before any is allocated, where they do not fit."""
+        size = size_in_bytes(self.like().memory)
+        stats = jax.devices()[0].memory_stats() or {}  # an accelerator's own; none for a CPU
+        if "bytes_limit" in stats:
+            free = (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) * self.num_devices
+        else:
+            free = psutil.virtual_memory().available
+        if size > free:
+            raise UserError(
+                f"a memory of {self.agents.memory.capacity:,} transitions takes {size / 1e9:,.1f} GB for {self.lanes} "
+                f"lane(s), and {free / 1e9:,.1f} GB are free: lower --memory.capacity or --seeds"
+            )
+        return size
 
     def _host_seeds(self, width: int, stream: int = 0) -> list[int]:
         """A seed for each host environment, from (lane's seed, index): lane i among K has those it has alone."""

@@ -33,6 +33,9 @@ class Settings:
     stop_at_return: float = _flag(math.inf, "end as soon as an evaluation's mean return reaches this")
     checkpoint_seconds: float = _flag(30.0, "least time between checkpoints; 0: after every chunk", 0.0)
     keep: int = _flag(2, "how many checkpoints are kept, besides the best", 1)
+    checkpoint_memory: bool = _flag(
+        True, "keep the replay memory; without it a resumed run begins with an empty one, and is not exact"
+    )
     devices: int = _flag(0, "devices to use; 0: as many as the seeds can be divided over", 0)
     shard: str = _flag("lanes", "what is divided over the devices: whole lanes (seeds x settings), or the envs of one")
     precision: str = _flag("float32", "precision of matrix products: float32, tensorfloat32 or bfloat16")

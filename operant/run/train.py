@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from operant import agent as contract
 from operant.errors import UserError
 from operant.learner import RunState
 from operant.methods import build, from_json
-from operant.run import checkpoint, sweep
+from operant.run import checkpoint, rows, sweep
 from operant.run.directory import RunDirectory, default_path
 from operant.run.display import Display, describe_return
 from operant.run.evaluation import summarize
+from operant.run.leaves import Damaged
 from operant.run.machine import describe_machine
 from operant.run.policy import Policy
 from operant.run.program import Program
@@ -51,6 +52,7 @@ class Run:
     seconds: float = 0.0
     train_seconds: float = 0.0
     interrupted: bool = False
+    segments: rows.Segments | None = None  # of the replay memory, in the last checkpoint
 
     @property
     def path(self) -> Path:
@@ -170,7 +172,7 @@ def resume(
     In JAX environments the numbers are the same bit for bit (same machine, versions and number of devices).  Host
     environments restart their episodes.  `env` is needed only where the run was given an object, not a name.
     """
-    run = load_run(run_dir, env=env)
+    run = load_run(run_dir, env=env, with_memory=True)
     host = run.program.env.host
     metrics = Metrics.resume(run.path, int(run.state.updates), wandb=run.settings.wandb or None)
     run.directory.set_status("running")
@@ -179,8 +181,9 @@ def resume(
     return _guarded(run, metrics, callback, quiet)
 
 
-def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "latest") -> Run:
-    """A run as its `latest` or `best` checkpoint left it, to evaluate, watch or use its policy."""
+def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "latest", with_memory: bool = False) -> Run:
+    """A run as its `latest` or `best` checkpoint left it, to evaluate, watch or use its policy; with its replay memory
+    where it is to learn on."""
     directory = RunDirectory.open(Path(run_dir))
     config = directory.config
     agent = from_json(config["agent"])
@@ -194,14 +197,37 @@ def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "lates
             "its numbers may differ in the last bits",
             file=sys.stderr,
         )
-    state, header = checkpoint.load(directory.checkpoints, program.like(), which)
+    like = program.like()
+    state, header = checkpoint.load(directory.checkpoints, _without_rows(like), which)
+    if with_memory:
+        state = _with_memory(state, like, header, directory, program)
     if program.env.host:  # a simulator's memory cannot be loaded: its part is that of a fresh start
         state = state.replace(stage=program.init().stage)
     state = program.place(state)
     run = Run(directory, agent, settings, program, state, lanes)
-    run.evaluations = list(header["evaluations"])
+    run.evaluations, run.segments = list(header["evaluations"]), header["rows"]
     run.seconds, run.train_seconds = header["seconds"], header["train_seconds"]
     return run
+
+
+def _without_rows(state: RunState) -> RunState:
+    return state.replace(memory=rows.without_rows(state.memory)) if state.memory != () else state
+
+
+def _with_memory(
+    state: RunState, like: RunState, header: dict[str, Any], directory: RunDirectory, program: Program
+) -> RunState:
+    """The state with its replay memory: as the checkpoint had it, or, where that was not kept or is damaged, empty."""
+    if like.memory == ():
+        return state
+    kept = like.memory.replace(index=state.memory.index, written=state.memory.written)
+    try:
+        if header["rows"] is None:
+            raise Damaged("this run keeps no replay memory in its checkpoints")
+        return state.replace(memory=rows.load(directory.rows, header["rows"], kept))
+    except Damaged as error:
+        print(f"operant: {error}; the replay memory is empty, and learning waits until it has filled", file=sys.stderr)
+        return state.replace(memory=program.init().memory)
 
 
 def _program(agent: Any, env: Any, settings: Settings) -> tuple[Program, list[dict[str, Any]]]:
@@ -245,7 +271,9 @@ def _start_from(state: RunState, program: Program, other: Run) -> RunState:
     lanes, available = program.lanes, other.program.lanes
     pick = np.arange(lanes) % available
     take = lambda tree: jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[pick]), tree)  # noqa: E731
-    started = state.state.replace(params=take(other.state.state.params), norm=take(other.state.state.norm))
+    # a target network too, which would otherwise pull the parameters back to where it began
+    names = [name for name in ("params", "norm", "target") if hasattr(state.state, name)]
+    started = state.state.replace(**{name: take(getattr(other.state.state, name)) for name in names})
     return program.place(state.replace(state=started))
 
 
@@ -278,6 +306,8 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) ->
     title = f"{run.agent.registered_name} on {run.directory.config['env']}"
     if program.lanes > 1:
         title += f" x {program.lanes}"
+    if program.memory_bytes:
+        title += f", replay memory {program.memory_bytes / 1e9:,.2f} GB"
     began, seconds_before = time.perf_counter(), run.seconds
     saved_at, reported = time.perf_counter(), set()
     best = max((e["return_mean"] for e in run.evaluations), default=-math.inf)
@@ -363,7 +393,10 @@ def _return_and_spread(row: dict[str, Any]) -> tuple[float | None, float | None]
 
 
 def _save(run: Run, *, best: bool) -> None:
+    keeps = run.settings.checkpoint_memory and run.state.memory != ()
+    run.segments = rows.save(run.directory.rows, run.state.memory, run.segments or []) if keeps else None
     header = {
+        "rows": run.segments,
         "agent": contract.to_json(run.agent),
         "updates": int(run.state.updates),
         "steps": np.asarray(run.state.steps).tolist(),
@@ -374,9 +407,18 @@ def _save(run: Run, *, best: bool) -> None:
     # a lane that a NaN froze holds its last finite state, so what is saved is always finite
     checkpoint.save(
         run.directory.checkpoints,
-        run.state,
+        _without_rows(run.state),
         header,
         number=int(run.state.updates),
         keep=run.settings.keep,
         best=best,
     )
+    if keeps:
+        rows.remove_unused(run.directory.rows, [run.segments, *_segments_of(run.directory.checkpoints)])
+
+
+def _segments_of(directory: Path) -> Iterator[rows.Segments]:
+    """What each checkpoint needs of the replay memory; one whose header cannot be read needs nothing any more."""
+    for path in checkpoint.checkpoints(directory):
+        with suppress(UserError):
+            yield checkpoint.read_header(path)["header"]["rows"] or []

@@ -28,6 +28,17 @@ from operant.ops.losses import masked_mean
 from operant.ops.optimizers import adam, rmsprop
 from operant.ops.returns import n_step_parts
 
+MEMORIES = (Replay, PrioritizedReplay)
+
+_ATARI = {
+    "target_period": 8_000,
+    "evaluation_epsilon": 0.001,
+    "exploration.fraction": 0.02,
+    "exploration.end": 0.01,
+    "memory.capacity": 1_000_000,
+    "memory.learning_starts": 20_000,
+}
+
 
 @agent("dqn")
 class DQN:
@@ -46,12 +57,66 @@ class DQN:
     head: Any = child(av.Plain, "what a value is", choices=av.HEADS)
     target: Any = child(av.Max, "which next action counts", choices=av.TARGETS)
     exploration: Any = child(av.ByTime, "the schedule of epsilon", choices=av.EXPLORATIONS)
-    memory: Any = child(
-        Replay, "where transitions are kept", choices=(Replay, PrioritizedReplay), updates_per_rollout=8
-    )
+    memory: Any = child(Replay, "where transitions are kept", choices=MEMORIES, updates_per_rollout=8)
 
     actions: ClassVar = ("discrete", "multi-discrete", "masked")
-    presets: ClassVar[dict] = {}
+    presets: ClassVar[dict] = {
+        "classic_control": {
+            "source": "the best of eight settings on CartPole-v1, 3 seeds (others than those of the results)",
+            "learning_rate": 1e-3,
+            "network.hidden": (128, 128),
+            "network.activation": "tanh",  # with relu the values grow beyond what returns can be
+            "target_period": 500,
+            "exploration.fraction": 0.3,
+            "memory.batch_size": 64,
+        },
+        "bsuite": {
+            "source": "short episodes of many environments; chosen, not tuned",
+            "num_envs": 32,
+            "target_period": 2_000,
+        },
+        "minatar": {
+            "source": "Young and Tian 2019, section 3, with Adam, and 16 environments: an update for four steps",
+            "learning_rate": 3e-4,
+            "num_envs": 16,
+            "rollout_length": 4,
+            "memory.updates_per_rollout": 16,
+        },
+        "atari": {
+            "source": "van Hasselt et al. 2016 (tuned), Adam as in Hessel et al. 2018; eight environments, where the "
+            "papers have one, with as many updates a step",
+            "learning_rate": 6.25e-5,
+            "eps": 1.5e-4,
+            **_ATARI,
+        },
+        "atari-2015": {
+            "source": "Mnih et al. 2015, extended data table 1",
+            "optimizer": "rmsprop",
+            "learning_rate": 2.5e-4,
+            "eps": 0.01,
+            "num_envs": 1,
+            "memory.updates_per_rollout": 1,
+            **_ATARI,
+            "target_period": 10_000,
+            "evaluation_epsilon": 0.05,
+            "exploration.end": 0.1,
+            "memory.learning_starts": 50_000,
+        },
+        "atari-2013": {
+            "source": "Mnih et al. 2013, section 5 (its smaller network and 50 million frames apart)",
+            "optimizer": "rmsprop",
+            "learning_rate": 2.5e-4,
+            "eps": 0.01,
+            "head.huber": inf,
+            "num_envs": 1,
+            "memory.updates_per_rollout": 1,
+            **_ATARI,
+            "target_period": 0,
+            "evaluation_epsilon": 0.05,
+            "exploration.end": 0.1,
+            "exploration.fraction": 0.1,
+        },
+    }
 
     def check(self) -> None:
         if self.memory is None:

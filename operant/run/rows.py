@@ -1,0 +1,137 @@
+"""The rows of a replay memory on the disk: written once each, beside the checkpoints that need them.
+
+A memory only ever adds rows, so a checkpoint writes those that are new since the one before, in a segment of its own,
+and its header names the segments that together hold what the memory holds:
+
+    rows/000000001000-000000001400/0.npy   rows 1000 to 1399 of the first leaf, [K, 400, B, ...]
+                                   1.npy   ...
+
+So a checkpoint of a full memory costs what was collected since the last one, not the whole.  A segment is complete or
+absent, as a checkpoint is; one that no checkpoint names any more is removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from operant.errors import UserError
+from operant.memory import Stored
+from operant.run import files
+from operant.run.leaves import Damaged
+from operant.types import PyTree
+
+_NAME = re.compile(r"[0-9]{12}-[0-9]{12}")
+_PASSING = ".saving-"
+Segments = list[dict[str, Any]]
+"""As a header holds them: `from`, `to` (rows, `to` not included) and `sha256` of each leaf's file."""
+
+
+def save(directory: Path, memory: Stored, before: Segments) -> Segments:
+    """Writes the rows that `before` (the segments of the run's last checkpoint) does not hold. Returns the segments
+    that hold all of the memory. Raises UserError where the disk is full or refuses."""
+    written, length = int(memory.written), memory.rows.reward.shape[1]
+    oldest = max(written - length, 0)
+    kept = [segment for segment in before if segment["to"] > oldest and segment["to"] <= written]
+    start = max([oldest, *(segment["to"] for segment in kept)])
+    if start == written:
+        return kept
+    name = f"{start:012d}-{written:012d}"
+    temporary = directory / f"{_PASSING}{name}-{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            with ThreadPoolExecutor(4) as pool:
+                leaves = enumerate(_kept(memory))
+                sums = list(pool.map(lambda leaf: _write(temporary, *leaf, start, written, memory), leaves))
+            shutil.rmtree(directory / name, ignore_errors=True)
+            os.rename(temporary, directory / name)
+            files.flush_directory(directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"the replay memory could not be saved in {directory}: {reason}") from error
+    return [*kept, {"from": start, "to": written, "sha256": sums}]
+
+
+def load(directory: Path, segments: Segments, like: Stored) -> Stored:
+    """A memory of the shapes of `like`, its rows and carries from the segments, the rest as it is there.
+
+    Raises Damaged where a segment is missing or is not what was written.
+    """
+    leaves = [np.zeros(x.shape, x.dtype) for x in _kept(like)]
+    for segment in segments:
+        path = directory / f"{segment['from']:012d}-{segment['to']:012d}"
+        for i, leaf in enumerate(leaves):
+            part, unit = _read(path / f"{i}.npy", segment["sha256"][i]), _unit(like, leaf)
+            rows = np.arange(segment["from"] // unit, segment["to"] // unit)[-leaf.shape[1] :] % leaf.shape[1]
+            if part.dtype != leaf.dtype or part.shape[:1] + part.shape[2:] != leaf.shape[:1] + leaf.shape[2:]:
+                raise Damaged(f"the segment {path} of the replay memory has other shapes than this run's")
+            leaf[:, rows] = part[:, -len(rows) :]
+    rows, carries = jax.tree.unflatten(jax.tree.structure((like.rows, like.carries)), leaves)
+    return like.replace(rows=rows, carries=carries)
+
+
+def remove_unused(directory: Path, used: Iterable[Segments]) -> None:
+    """Removes the segments that are in none of `used`, and what a killed process left."""
+    names = {f"{s['from']:012d}-{s['to']:012d}" for segments in used for s in segments}
+    if directory.is_dir():
+        for entry in list(os.scandir(directory)):
+            if entry.name not in names and (_NAME.fullmatch(entry.name) or entry.name.startswith(_PASSING)):
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def without_rows(memory: Stored) -> Stored:
+    """The memory as a checkpoint keeps it: its index and count, not its rows."""
+    return memory.replace(rows=(), carries=())
+
+
+def _kept(memory: Stored) -> list[Any]:
+    return jax.tree.leaves((memory.rows, memory.carries))
+
+
+def _unit(memory: Stored, leaf: PyTree) -> int:
+    """Rows to an entry of this leaf: 1, or for carries those of a rollout."""
+    return memory.rows.reward.shape[1] // leaf.shape[1]
+
+
+def _write(folder: Path, number: int, leaf: PyTree, start: int, end: int, memory: Stored) -> str:
+    """Writes rows start .. end of a ring [K, N, ...] (or of carries [K, N/T, ...]). Returns the file's SHA-256."""
+    unit = _unit(memory, leaf)
+    first, last, length = start // unit, end // unit, leaf.shape[1]
+    at, number_of_rows = first % length, last - first
+    head = np.asarray(leaf[:, at : min(at + number_of_rows, length)])
+    rest = number_of_rows - head.shape[1]
+    rows = np.concatenate([head, np.asarray(leaf[:, :rest])], axis=1) if rest else head
+    path = folder / f"{number}.npy"
+    with open(path, "xb") as file:
+        np.save(file, rows, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    return _digest(path)
+
+
+def _read(path: Path, digest: str) -> np.ndarray:
+    try:
+        if _digest(path) != digest:
+            raise Damaged(f"{path} of the replay memory is damaged: its bytes are not those that were written")
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{path} of the replay memory cannot be read: {error}") from error
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,127 @@
+"""A run with a replay memory goes on as if it had never stopped, and its checkpoints cost what is new."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import operant as op
+from operant import methods
+from operant.errors import UserError
+from operant.memory import Replay, SequenceReplay
+from operant.run import rows
+from operant.run.leaves import Damaged
+from operant.types import Batch, Box, Discrete, Spec
+
+
+def stored(memory, rollouts: int, rollout: int = 4, lanes: int = 2):
+    """Lanes of a memory with so many rollouts in it, every entry a number of its own."""
+    spec = Spec(Box((3,)), Discrete(2), num_envs=2)
+
+    def batch(i: int) -> Batch:
+        number = i * rollout + jnp.arange(rollout + 1.0)[:, None] + jnp.array([0.0, 0.5])
+        return Batch(
+            observation=jnp.broadcast_to(number[..., None], (rollout + 1, 2, 3)),
+            first=jnp.zeros((rollout + 1, 2), bool),
+            action=jnp.zeros((rollout, 2), jnp.int32),
+            reward=number[:-1],
+            discount=jnp.ones((rollout, 2)),
+            valid=jnp.ones((rollout, 2)),
+            carry=jnp.full((2, 5), float(i)),
+        )
+
+    made = memory.init(jax.tree.map(jnp.zeros_like, batch(0)), spec)
+    states = [made]
+    for i in range(rollouts):
+        made = memory.add(made, batch(i), spec)
+        states.append(made)
+    spread = lambda x: jnp.stack([x + lane if x.dtype == jnp.float32 else x for lane in range(lanes)])  # noqa: E731
+    spread_out = lambda s: s.replace(rows=jax.tree.map(spread, s.rows), carries=jax.tree.map(spread, s.carries))  # noqa: E731
+    return [spread_out(s) for s in states], made.slots
+
+
+def same(a, b) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.mark.parametrize(
+    "memory", [Replay(capacity=40), SequenceReplay(capacity=48, length=6, burn_in=1)], ids=["replay", "sequences"]
+)
+def test_what_segments_hold_is_what_the_memory_holds(tmp_path: Path, memory):
+    (states, slots), segments = stored(memory, 19), []
+    for number in (0, 1, 3, 4, 4, 9, 12, 19):  # the ring of five or six rollouts goes around; once nothing is new
+        state = states[number]
+        segments = rows.save(tmp_path, state, segments)
+        rows.remove_unused(tmp_path, [segments])
+        again = rows.load(tmp_path, segments, state.replace(rows=jax.tree.map(jnp.zeros_like, state.rows)))
+        if number >= slots:  # before that, lane 1's zeros are ones here, and never written
+            assert same(again, state)
+        names = {f"{s['from']:012d}-{s['to']:012d}" for s in segments}
+        assert {p.name for p in tmp_path.iterdir()} == names
+    assert (
+        sum(s["to"] - s["from"] for s in segments) <= (slots + 7) * 4
+    )  # the ring, and what of the oldest segment is over
+
+
+def test_a_damaged_or_missing_segment_is_seen(tmp_path: Path):
+    state = stored(Replay(capacity=40), 5)[0][-1]
+    segments = rows.save(tmp_path, state, [])
+    file = next(tmp_path.glob("*/1.npy"))
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(Damaged, match=r"1\.npy of the replay memory is damaged"):
+        rows.load(tmp_path, segments, state)
+    file.unlink()
+    with pytest.raises(Damaged, match="cannot be read"):
+        rows.load(tmp_path, segments, state)
+
+
+SETTINGS = {"steps": 4_000, "seeds": 2, "chunks": 10, "checkpoint_seconds": 0.0, "eval_every": 0, "quiet": True}
+
+
+def agent(name: str):
+    small = {"memory.capacity": 1024, "memory.learning_starts": 400, "network.hidden": (16,)}
+    return methods.apply(methods.build(name), small)
+
+
+def stop_after(chunks: int):
+    return lambda run, row: int(run.state.updates) >= chunks * run.program.chunk_updates
+
+
+@pytest.mark.parametrize("name", ["dqn", "rainbow"])
+def test_resuming_with_a_full_memory_equals_not_stopping(tmp_path: Path, name: str, capsys):
+    whole = op.train(agent(name), "CartPole-v1", run_dir=tmp_path / "whole", **SETTINGS)
+    op.train(agent(name), "CartPole-v1", run_dir=tmp_path / "cut", callback=stop_after(6), **SETTINGS)
+    again = op.resume(tmp_path / "cut", quiet=True)
+    assert int(whole.state.memory.written) * 8 > 1024  # the memory had gone around
+    keys = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    assert same(jax.tree.map(keys, whole.state), jax.tree.map(keys, again.state))
+
+    # a damaged segment: said, and the run goes on with an empty memory
+    op.train(agent(name), "CartPole-v1", run_dir=tmp_path / "hurt", callback=stop_after(6), **SETTINGS)
+    file = next((tmp_path / "hurt" / "rows").glob("*/0.npy"))
+    file.write_bytes(file.read_bytes()[:-1])
+    capsys.readouterr()
+    hurt = op.resume(tmp_path / "hurt", quiet=True)
+    assert "is damaged" in capsys.readouterr().err and hurt.steps >= 4_000
+    assert int(hurt.state.memory.written) < int(whole.state.memory.written)
+
+
+def test_the_memory_can_be_left_out(tmp_path: Path, capsys):
+    settings = {**SETTINGS, "checkpoint_memory": False}
+    op.train(agent("dqn"), "CartPole-v1", run_dir=tmp_path / "run", callback=stop_after(6), **settings)
+    assert not (tmp_path / "run" / "rows").exists()
+    run = op.resume(tmp_path / "run", quiet=True)
+    assert "keeps no replay memory" in capsys.readouterr().err and run.steps >= 4_000
+
+
+def test_a_memory_that_does_not_fit_is_refused_with_its_size(tmp_path: Path):
+    huge = methods.apply(agent("dqn"), {"memory.capacity": 10**12})
+    with pytest.raises(UserError, match=r"takes [\d,.]+ GB for 1 lane.*lower --memory.capacity"):
+        op.train(huge, "CartPole-v1", steps=1000, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
