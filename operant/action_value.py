@@ -194,7 +194,7 @@ class Categorical:
 
     v_min: float = dial(-10.0, "the lowest atom", low=-1e6, high=1e6)
     v_max: float = dial(10.0, "the highest atom", low=-1e6, high=1e6)
-    num_atoms: int = option(51, "atoms", low=2)
+    num_atoms: int = option(51, "atoms of the distribution", low=2)
     streams: int = option(1, "1: one stream; 2: dueling streams for V and A", low=1, high=2)
 
     def check(self) -> None:

@@ -47,6 +47,7 @@ SMALL: dict[str, Any] = {
     "burn_in": 1,
     "capacity": 64,
     "learning_starts": 16,
+    "random_steps": 8,
     "updates_per_rollout": 2,
     "normalize_observation": True,
     "normalize_reward": True,
@@ -54,7 +55,10 @@ SMALL: dict[str, Any] = {
 """What a field of that name is in a tiny agent, wherever it stands. Normalisers are on: they are state too."""
 
 SMALL_OF: dict[str, dict[str, Any]] = {
-    "dqn": {"exploration.end": 0.5},  # so that random actions show it
+    "d4pg": {"target_period": 2},  # so that the targets move
+    "dqn": {"exploration.end": 0.5, "target_period": 16},  # so that random actions show it
+    "rainbow": {"exploration.start": 1.0, "exploration.end": 0.5, "target_period": 16},
+    "mpo": {"target_period": 2},
 }
 """Further changes (dotted names) for one method."""
 
@@ -62,14 +66,24 @@ BONUS_OFF: dict[str, dict[str, float]] = {"rnd": {"scale": 0.0}}
 """Dials that take away a method's own reward for the observation arrived at. Such a bonus is due for terminal
 observations as well; without it nothing may depend on them."""
 
+_ACTOR_Q = "learns action values: tests/test_actor_q.py computes its targets by hand"
 OTHER_CRITIC: dict[str, str] = {
+    "d4pg": _ACTOR_Q,
+    "ddpg": _ACTOR_Q,
+    "mpo": _ACTOR_Q,
+    "sac": _ACTOR_Q,
+    "td3": _ACTOR_Q,
     "dqn": "learns action values: tests/test_value.py computes its targets by hand",
+    "rainbow": "learns action values: tests/test_value.py computes its targets by hand",
     "r2d2": "learns action values: tests/test_r2d2.py computes its targets by hand",
 }
 """Methods whose metric `value_loss` is not the mean of (G - V)^2 / 2 with lambda-returns G, and why."""
 
 QUIET: dict[tuple[str, str], str] = {
     ("dqn", "evaluation_epsilon"): "only evaluation reads it",
+    ("rainbow", "evaluation_epsilon"): "only evaluation reads it",
+    ("mpo", "epsilon_std"): "only continuous actions have a deviation",
+    ("sac", "entropy_per_dimension"): "only continuous actions have dimensions",
 }
 """(method, dial) that changes nothing within four updates of a tiny agent, and why that is right."""
 

@@ -23,7 +23,25 @@ from operant.types import Box, Dict, Discrete, MultiDiscrete
 
 SEEDS = 3
 
+_ACTOR_Q: dict[str, Any] = {
+    "actor_learning_rate": 3e-3,
+    "critic_learning_rate": 3e-3,
+    "num_envs": 8,
+    "rollout_length": 4,
+    "random_steps": 200,
+    "actor.hidden": (32,),
+    "critic.hidden": (32,),
+    "memory.capacity": 4_096,
+    "memory.batch_size": 64,
+    "memory.learning_starts": 200,
+    "memory.updates_per_rollout": 4,
+}
 LEARNS: dict[str, tuple[dict[str, Any], int]] = {
+    "d4pg": ({**_ACTOR_Q, "head.v_min": -30.0, "head.v_max": 0.0, "memory.n_step": 2}, 300),
+    "ddpg": ({**_ACTOR_Q, "tau": 0.02}, 300),
+    "mpo": ({**_ACTOR_Q, "memory.n_step": 2, "epsilon_mean": 0.05, "epsilon_std": 1e-3, "target_period": 20}, 400),
+    "sac": ({**_ACTOR_Q, "alpha_learning_rate": 1e-2, "tau": 0.02, "entropy_share": 0.2}, 300),
+    "td3": ({**_ACTOR_Q, "tau": 0.02}, 300),
     "r2d2": (
         {
             "learning_rate": 5e-3,

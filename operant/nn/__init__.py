@@ -1,7 +1,7 @@
 """Networks: torsos, recurrent cells, heads, and their usual compositions. Flax Linen modules, hashable and static."""
 
 from operant.nn.heads import DuelingHead, PolicyHead, QHead, ValueHead
-from operant.nn.networks import ActionValue, ActorCritic
+from operant.nn.networks import ActionValue, ActorCritic, Critic, Policy
 from operant.nn.recurrent import GRU, LSTM, unroll_backward
 from operant.nn.torsos import MLP, Conv, ImpalaResNet, MinAtarCNN, NatureCNN, NoisyDense, Torso
 
@@ -9,6 +9,7 @@ __all__ = [
     "ActionValue",
     "ActorCritic",
     "Conv",
+    "Critic",
     "DuelingHead",
     "GRU",
     "ImpalaResNet",
@@ -17,6 +18,7 @@ __all__ = [
     "MinAtarCNN",
     "NatureCNN",
     "NoisyDense",
+    "Policy",
     "PolicyHead",
     "QHead",
     "Torso",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from operant.nn.heads import DuelingHead, PolicyHead, QHead, ValueHead
 from operant.nn.recurrent import CELLS, Carry
-from operant.nn.torsos import Torso, has_image, is_image
+from operant.nn.torsos import MLP, Torso, dense, has_image, is_image
 from operant.ops.distributions import Distribution
 from operant.types import Dict, Space
 
@@ -132,6 +135,69 @@ class ActionValue(nn.Module):
     @nn.nowrap
     def _cell(self, **kwargs) -> nn.Module:
         return recurrent_cell(self.recurrent, self.recurrent_size, **kwargs)
+
+
+class Policy(nn.Module):
+    """A policy by itself, for any observation and action space.
+
+    torso           see `Torso`, of which the hidden layers stand here: vectors enter them as they are
+    hidden          widths of the fully connected layers, behind the convolutions where there are any
+    head            "gaussian" or "squashed" (see `PolicyHead`; discrete spaces have categorical ones), or
+                    "deterministic": not a distribution but one action of a Box, tanh of the output
+    initial_log_std Gaussian heads: log_std at the start
+    """
+
+    observation_space: Space
+    action_space: Space
+    torso: str = "auto"
+    hidden: tuple[int, ...] = (256, 256)
+    activation: str = "relu"
+    head: str = "squashed"
+    initial_log_std: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, observation: PyTree[Shaped[Array, "*B ..."]], mask: Bool[Array, "*B A"] | None = None
+    ) -> Distribution | Float[Array, "*B ..."]:
+        features = Torso(self.observation_space, self.torso, (), self.activation)(observation)
+        features = MLP(self.hidden, self.activation)(features)
+        if self.head == "deterministic":
+            shape = self.action_space.shape
+            action = jnp.tanh(dense(math.prod(shape), 0.01, name="action")(features))
+            return action.reshape(action.shape[:-1] + tuple(shape))
+        squash = self.head == "squashed"
+        head = PolicyHead(self.action_space, 0.01, squash, True, self.initial_log_std, name="policy")
+        return head(features, mask)
+
+
+class Critic(nn.Module):
+    """Q(s, a), each of `shape` numbers: of an action that is given, or of all of a finite number.
+
+    num_actions     0: the action is an input, joined to the features of the observation
+    torso, hidden   as in `Policy`
+    """
+
+    observation_space: Space
+    num_actions: int = 0
+    shape: tuple[int, ...] = ()
+    torso: str = "auto"
+    hidden: tuple[int, ...] = (256, 256)
+    activation: str = "relu"
+
+    @nn.compact
+    def __call__(
+        self, observation: PyTree[Shaped[Array, "*B ..."]], action: Float[Array, "*N *B D"] | None = None
+    ) -> Float[Array, "*N *B *shape"] | Float[Array, "*B A *shape"]:
+        """`action` flat, with any axes before those of the observation, whose features are computed once for all."""
+        features = Torso(self.observation_space, self.torso, (), self.activation)(observation)
+        if action is not None:
+            features = jnp.broadcast_to(features, action.shape[:-1] + features.shape[-1:])
+            features = jnp.concatenate([features, action], axis=-1)
+        features = MLP(self.hidden, self.activation)(features)
+        if self.num_actions:
+            return QHead(self.num_actions, self.shape, name="head")(features)
+        q = QHead(1, self.shape, name="head")(features)
+        return q.squeeze(-1 - len(self.shape))
 
 
 def usual_hidden(space: Space, torso: str) -> tuple[int, ...]:
