@@ -336,7 +336,7 @@ def _parse(prog: str, arguments: list[str], fields: list[tuple[str, Any, Any]], 
     asks_help = "--help" in arguments or "-h" in arguments
     try:
         with contextlib.nullcontext() if asks_help else contextlib.redirect_stderr(told):
-            parsed = tyro.cli(
+            parsed: Any = tyro.cli(
                 flags,
                 args=arguments,
                 prog=prog,
