@@ -41,7 +41,7 @@ RUNS = {
         "train dqn MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=10",
         None,
     ),
-    "a2c-cartpole": ("train a2c CartPole-v1 --steps 200000 --seeds 8 --seed 1000", 475),
+    "a2c-cartpole": ("train a2c CartPole-v1 --steps 500000 --seeds 8 --seed 1000", 475),
     "a2c-acrobot": ("train a2c Acrobot-v1 --steps 500000 --seeds 8 --seed 1000", -100),
     "a2c-breakout-minatar": ("train a2c Breakout-MinAtar --steps 2000000 --seeds 4 --seed 1000", 5),
     "reinforce-cartpole": ("train reinforce CartPole-v1 --steps 500000 --seeds 8 --seed 1000", 475),
