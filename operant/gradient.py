@@ -54,12 +54,17 @@ def gradient_step(
     num_epochs: int = 1,
     num_minibatches: int = 1,
     whole_sequences: bool = False,
+    prepare: Callable[[Batch], Batch] = lambda minibatch: minibatch,
 ) -> tuple[State, Metrics]:
     """Descends `loss(params, state, batch, key) -> scalar, metrics` for some epochs of minibatches.
 
     With one epoch of one minibatch the batch goes to the loss as it is.  Otherwise `batch` has equal lengths in time
     (`transitions`); each epoch shuffles it anew and cuts it into minibatches: of single transitions, [1, N], or, for
     recurrent networks, of whole sequences, [T, N], with the carries they start from.
+
+    `prepare` adds to a minibatch what its loss needs and no step changes (statistics over its rows).  It is mapped over
+    the minibatches of an epoch before the first step: devices that share the batch then meet for all of them at once,
+    and in each step only for its gradients.
 
     Returns the state with new parameters and optimizer state, and the metrics' means over all minibatches, to which
     the total `loss` and the norm of the gradient before clipping, `grad_norm`, are added.
@@ -76,12 +81,13 @@ def gradient_step(
         return (params, opt_state), {**metrics, "grad_norm": norm}
 
     if num_epochs == 1 and num_minibatches == 1:
-        (params, opt_state), metrics = descend((state.params, state.opt_state), (batch, key))
+        (params, opt_state), metrics = descend((state.params, state.opt_state), (prepare(batch), key))
         return state.replace(params=params, opt_state=opt_state), metrics
 
     def epoch(carried, key):
         shuffle_key, loss_key = jax.random.split(key)
         parts = minibatches(parallel.local_key(shuffle_key), batch, num_minibatches, whole_sequences)
+        parts = jax.vmap(prepare)(parts)
         return jax.lax.scan(descend, carried, (parts, jax.random.split(loss_key, num_minibatches)))
 
     (params, opt_state), metrics = jax.lax.scan(

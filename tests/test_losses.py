@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operant import ops
+from operant.gradient import State, gradient_step
 from operant.ops import parallel
+from operant.types import Batch, Discrete, Spec
 
 ARRAYS = st.lists(st.floats(-10, 10, width=32), min_size=4, max_size=4).map(lambda x: np.array(x, np.float32))
 
@@ -73,6 +75,41 @@ def test_the_mean_over_devices_is_the_mean_over_the_whole_batch():
     np.testing.assert_allclose(mean, [8.0, 8.0])
     np.testing.assert_allclose(slope, [4.0, 4.0])
     np.testing.assert_allclose(standardized, ops.masked_standardize(x, valid), rtol=1e-6)
+
+
+def test_a_weighted_sum_with_mean_weights_is_the_mean_and_ignores_what_is_not_valid():
+    x, valid = jnp.array([1.0, jnp.nan, 4.0]), jnp.array([1.0, 0.0, 1.0])
+    value, slope = jax.value_and_grad(ops.weighted_sum)(x, ops.mean_weights(valid))
+    np.testing.assert_allclose(value, 2.5)
+    np.testing.assert_allclose(slope, [0.5, 0.0, 0.5])
+    np.testing.assert_array_equal(ops.mean_weights(jnp.zeros(3)), 0.0)
+
+
+def test_a_gradient_step_over_devices_is_the_step_on_the_whole_batch():
+    # The statistics that `prepare` takes are those of all rows, and so are the gradient and the metrics.
+    state = State(jnp.float32(0.5), (), jnp.int32(0), (), Spec(Discrete(2), Discrete(2)))
+    key = jax.random.key(0)
+    rewards, valid = jax.random.normal(key, (2, 4)), jnp.array([[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+
+    def prepare(batch):
+        standard = ops.masked_standardize(batch.reward, batch.valid)
+        return batch.replace(extras={"standard": standard, "weight": ops.mean_weights(batch.valid)})
+
+    def loss(params, state, batch, key):
+        error = (params * batch.reward - batch.extras["standard"]) ** 2
+        return ops.weighted_sum(error, batch.extras["weight"]), {}
+
+    def step(reward, valid, axis=None):
+        with parallel.device_axis(axis):
+            zero = jnp.zeros_like(reward)[:, None]
+            batch = Batch(zero, zero > 0, zero, reward[:, None], zero, valid[:, None])
+            return gradient_step(loss, ops.sgd(0.1), state, batch, key, prepare=prepare)
+
+    whole, metrics = step(rewards.ravel(), valid.ravel())
+    parts, part_metrics = jax.vmap(lambda r, v: step(r, v, "device"), axis_name="device")(rewards, valid)
+    np.testing.assert_allclose(parts.params, [whole.params] * 2, rtol=1e-6)
+    np.testing.assert_allclose(part_metrics["loss"], [metrics["loss"]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(part_metrics["grad_norm"], [metrics["grad_norm"]] * 2, rtol=1e-6)
 
 
 # -------------------------------------------------------------------------------------------------------- safe roots

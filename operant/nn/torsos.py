@@ -23,9 +23,25 @@ def activate(x: Float[Array, "*shape"], name: str) -> Float[Array, "*shape"]:
     return getattr(jax.nn, name)(x)
 
 
+@jax.custom_vjp
+def _product(x: Float[Array, "N D"], weights: Float[Array, "D F"]) -> Float[Array, "N F"]:
+    return x @ weights
+
+
+# The gradient of the weights is written x.T @ g, over one axis of rows.  JAX derives (g.T @ x).T over all leading axes,
+# for which XLA's CPU compiler copies activations transposed: PPO's learning on one core of an EPYC takes 20 % longer
+# with four lanes of minibatches of 128 (9.3 against 7.4 ms an update), 15 % with one, 5 % with one of 1,024.
+_product.defvjp(lambda x, weights: (x @ weights, (x, weights)), lambda saved, g: (g @ saved[1].T, saved[0].T @ g))
+
+
+def _dot_general(x, weights, dimensions, **options):
+    """`_product` in the form that `nn.Dense` asks for."""
+    return _product(x.reshape(-1, x.shape[-1]), weights).reshape(*x.shape[:-1], -1)
+
+
 def dense(features: int, scale: float, name: str | None = None) -> nn.Dense:
     """A linear layer with orthogonal weights of gain `scale` and zero biases."""
-    return nn.Dense(features, kernel_init=orthogonal(scale), name=name)
+    return nn.Dense(features, kernel_init=orthogonal(scale), name=name, dot_general=_dot_general)
 
 
 class NoisyDense(nn.Module):

@@ -28,10 +28,12 @@ from operant.ops.losses import (
     l2,
     masked_mean,
     masked_standardize,
+    mean_weights,
     policy_gradient_loss,
     q_learning_error,
     quantile_huber,
     sarsa_error,
+    weighted_sum,
 )
 from operant.ops.optimizers import (
     Optimizer,
@@ -94,6 +96,7 @@ __all__ = [
     "masked",
     "masked_mean",
     "masked_standardize",
+    "mean_weights",
     "mean_interval",
     "Moments",
     "MultiCategorical",
@@ -120,4 +123,5 @@ __all__ = [
     "VTrace",
     "vtrace",
     "watkins_q_lambda",
+    "weighted_sum",
 ]

@@ -21,16 +21,28 @@ Scalar = float | Float[Array, ""]
 
 
 # ----------------------------------------------------------------------------------------------- means over the valid
+def mean_weights(valid: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Weights w with `sum(w * x)` the mean of x over the valid entries; all 0 if there is none.
+
+    Where devices share the batch (`parallel`), each device's sum is weighted by its share of the valid entries: the
+    plain mean over devices, as it is taken of losses and gradients, is then the mean over the whole batch.
+    """
+    return valid * (parallel.number_of_devices() / jnp.maximum(parallel.psum(jnp.sum(valid)), 1))
+
+
+def weighted_sum(x: Float[Array, "*shape"], weights: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """sum(weights * x). What stands where a weight is 0 has no influence, be it NaN."""
+    return jnp.sum(jnp.where(weights, x, 0.0) * weights)
+
+
 def masked_mean(x: Float[Array, "*shape"], valid: Float[Array, "*shape"]) -> Float[Array, ""]:
     """The mean of `x` over the valid entries; 0 if there is none. What stands in the others has no influence.
 
-    Where devices share the batch (`parallel`), each device's number is weighted by its share of the valid entries: the
-    plain mean over devices, as it is taken of losses and gradients, is then the mean over the whole batch.
+    Where devices share the batch, each has its part of the mean (`mean_weights`): the mean over devices is the mean.
     """
     if jnp.shape(x) != jnp.shape(valid):
         raise ValueError(f"masked_mean: `x` {jnp.shape(x)} and `valid` {jnp.shape(valid)} must have the same shape")
-    count, devices = parallel.psum((jnp.sum(valid), jnp.ones(())))
-    return jnp.sum(jnp.where(valid, x, 0.0)) * devices / jnp.maximum(count, 1)
+    return weighted_sum(x, mean_weights(valid))
 
 
 def masked_standardize(
@@ -40,8 +52,10 @@ def masked_standardize(
 
     Constant entries give zeros, with finite derivatives of the first and second order.
     """
-    centred = jnp.where(valid, x - parallel.pmean(masked_mean(x, valid)), 0.0)
-    return centred / (safe_sqrt(parallel.pmean(masked_mean(centred**2, valid))) + epsilon)
+    total, count = parallel.psum((jnp.sum(jnp.where(valid, x, 0.0)), jnp.sum(valid)))
+    count = jnp.maximum(count, 1)
+    centred = jnp.where(valid, x - total / count, 0.0)
+    return centred / (safe_sqrt(parallel.psum(jnp.sum(centred**2)) / count) + epsilon)
 
 
 # ------------------------------------------------------------------------------------------------------------ policies

@@ -59,6 +59,12 @@ def local_key(key: PRNGKeyArray) -> PRNGKeyArray:
     return key if axis is None else jax.random.fold_in(key, jax.lax.axis_index(axis))
 
 
+def number_of_devices() -> int:
+    """How many devices share this batch."""
+    axis = _axis.get()
+    return 1 if axis is None else jax.lax.axis_size(axis)
+
+
 def device_index() -> Any:
     """This device's place on the axis; 0 where there is none."""
     axis = _axis.get()
