@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from operant.errors import MissingExtra, UserError
+from operant.run import files
 from operant.run.writers import Metrics, read_metrics, row_from_text, row_to_text
 
 
@@ -161,6 +162,15 @@ def test_wandb_missing_names_the_extra(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_wandb_that_does_not_start_says_why(tmp_path, monkeypatch):
+    def init(**options):
+        raise ValueError("No API key configured.")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Error=ValueError))
+    with pytest.raises(UserError, match=r"No API key configured. .*WANDB_MODE=offline"):
+        Metrics(tmp_path, wandb="project", tensorboard=False)
+
+
 def test_wandb_gets_the_rows_and_the_same_run_again(tmp_path, monkeypatch):
     started, logged = [], []
     fake = types.SimpleNamespace(
@@ -170,10 +180,11 @@ def test_wandb_gets_the_rows_and_the_same_run_again(tmp_path, monkeypatch):
         )
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
+    files.write_json(tmp_path / "config.json", {"agent": {"class": "ppo", "value_clip": float("inf")}})
     with Metrics(tmp_path, wandb="project", tensorboard=False) as metrics:
         metrics.write(row(1))
     with Metrics.resume(tmp_path, 1, wandb="project", tensorboard=False) as metrics:
         metrics.write(row(2))
     assert [s["project"] for s in started] == ["project"] * 2 and started[0]["id"] == started[1]["id"]
-    assert started[1]["resume"] == "allow"
+    assert started[1]["resume"] == "allow" and started[0]["config"]["agent"]["value_clip"] == float("inf")
     assert logged[1] == (2, {"steps": 128, "loss": 1.0, "loss/lane_0": 0.5, "loss/lane_1": 1.5})

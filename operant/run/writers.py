@@ -160,7 +160,7 @@ class Metrics:
                 str(path / "tensorboard"), purge_step=purge_step or None, filename_suffix=suffix
             )
         if wandb is not None:
-            self._wandb = wandb.init(project=project, name=path.name, dir=str(path), id=_wandb_id(path), resume="allow")
+            self._wandb = _start_wandb(wandb, path, project)
 
     def write(self, row: dict[str, Any]) -> None:
         """Adds a row: `update` (whole number), `steps`, `seconds`, and metrics: numbers, or lists of one per lane.
@@ -236,6 +236,18 @@ def _import_wandb() -> Any:
     except ImportError:
         raise MissingExtra("Weights & Biases (--wandb)", "wandb") from None
     return wandb
+
+
+def _start_wandb(wandb: Any, path: Path, project: str | None) -> Any:
+    config = files.read_json(path / "config.json") if (path / "config.json").exists() else {}
+    name = _wandb_id(path)
+    try:
+        return wandb.init(project=project, name=path.name, dir=str(path), id=name, resume="allow", config=config)
+    except wandb.Error as error:
+        raise UserError(
+            f"Weights & Biases did not start: {str(error).splitlines()[0][:200]} Without an account, set "
+            f"WANDB_MODE=offline; what there is of the run is in {path}"
+        ) from error
 
 
 def _wandb_id(path: Path) -> str:
