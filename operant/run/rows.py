@@ -54,7 +54,7 @@ def save(directory: Path, memory: Stored, before: Segments) -> Segments:
         try:
             with ThreadPoolExecutor(4) as pool:
                 leaves = enumerate(_kept(memory))
-                sums = list(pool.map(lambda leaf: _write(temporary, *leaf, start, written, memory), leaves))
+                sums = list(pool.map(lambda leaf: _write(temporary, leaf[0], leaf[1], start, written, memory), leaves))
             shutil.rmtree(directory / name, ignore_errors=True)
             os.rename(temporary, directory / name)
             files.flush_directory(directory)

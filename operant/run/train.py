@@ -413,7 +413,7 @@ def _save(run: Run, *, best: bool) -> None:
         keep=run.settings.keep,
         best=best,
     )
-    if keeps:
+    if run.segments is not None:
         rows.remove_unused(run.directory.rows, [run.segments, *_segments_of(run.directory.checkpoints)])
 
 
