@@ -30,7 +30,7 @@ _homes = {
     "MultiDiscrete": "operant.types",
     "State": "operant.gradient",
     "gradient_step": "operant.gradient",
-    "transitions": "operant.gradient",
+    "transitions": "operant.types",
     "count_steps": "operant.gradient",
     "ActorCritic": "operant.actor_critic",
     "Online": "operant.learner",
