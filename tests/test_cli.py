@@ -322,3 +322,9 @@ def test_a_lane_that_freezes_on_the_second_device_is_told_too(tmp_path):
     assert done.returncode == 3, done.stderr
     (frozen,) = json.loads(done.stdout.splitlines()[-1])["frozen_lanes"]
     assert "lane 1: NaN or infinity in" in frozen
+
+
+def test_every_name_of_the_package_is_found():
+    import operant as op
+
+    assert [name for name in dir(op) if not hasattr(op, name)] == []
