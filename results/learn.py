@@ -32,6 +32,12 @@ RUNS = {
         "train ppo MemoryChain-bsuite --steps 500000 --seeds 8 --seed 1000 --env-options memory_length=10",
         None,
     ),
+    "sac-pendulum": ("train sac Pendulum-v1 --steps 20000 --seeds 8 --seed 1000", -200),
+    "sac-halfcheetah": ("train sac HalfCheetah-v4 --steps 300000 --seeds 3 --seed 1000", 5000),
+    "sac-hopper": ("train sac Hopper-v4 --steps 300000 --seeds 3 --seed 1000", None),
+    "td3-pendulum": ("train td3 Pendulum-v1 --steps 20000 --seeds 8 --seed 1000", -200),
+    "td3-halfcheetah": ("train td3 HalfCheetah-v4 --steps 300000 --seeds 3 --seed 1000", 5000),
+    "td3-hopper": ("train td3 Hopper-v4 --steps 300000 --seeds 3 --seed 1000", None),
     "r2d2-cartpole": ("train r2d2 CartPole-v1 --steps 100000 --seeds 4 --seed 1000", 400),
     "r2d2-memory-chain": (
         "train r2d2 MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=10",

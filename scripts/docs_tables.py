@@ -12,6 +12,7 @@ A page of a method that does not exist, or a method without a page, stops the bu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -41,9 +42,16 @@ def fields(name: str) -> str:
     for f in dataclasses.fields(cls):
         kind = "part" if f.metadata.get("child") else "dial" if is_dial(f) else "structure"
         default = f.default_factory if kind == "part" else f.default
-        shown = default.__name__ if kind == "part" else _value(default)
+        shown = _part(default) if kind == "part" else _value(default)
         rows.append((f"`{f.name}`", kind, f"`{shown}`", _range(f), f.metadata.get("help", "")))
     return table(("field", "kind", "default", "range", "meaning"), rows)
+
+
+def _part(factory: Any) -> str:
+    """A part as it is made: `Replay`, or `Replay(updates_per_rollout=8)`."""
+    if not isinstance(factory, functools.partial):
+        return factory.__name__
+    return f"{factory.func.__name__}({', '.join(f'{k}={_value(v)}' for k, v in factory.keywords.items())})"
 
 
 def presets(name: str) -> str:
@@ -108,7 +116,7 @@ def _value(value: Any) -> str:
 def _range(field: dataclasses.Field) -> str:
     choices = field.metadata.get("choices")
     if choices:
-        return ", ".join(f"`{_value(c)}`" for c in choices)
+        return ", ".join(f"`{c.registered_name if isinstance(c, type) else _value(c)}`" for c in choices)
     low, high = field.metadata.get("low", -math.inf), field.metadata.get("high", math.inf)
     if low == -math.inf:
         return "" if high == math.inf else f"at most {high:g}"
