@@ -64,7 +64,9 @@ class R2D2:
     eps: float = dial(1e-3, "Adam's epsilon", low=0.0)
     max_grad_norm: float = dial(40.0, "global norm at which the gradient is clipped; inf: off", low=0.0)
     eta: float = dial(0.9, "share of the largest error in a sequence's priority, beside the mean", low=0.0, high=1.0)
-    linear: float = dial(1e-3, "the linear part of h, which squashes values; its inverse bounds them", low=0.0)
+    linear: float = dial(
+        1e-3, "epsilon of h(x) = sign(x) (sqrt(|x| + 1) - 1) + epsilon x, the scale of values", low=0.0
+    )
     n_step: int = option(5, "rewards before the target bootstraps", low=1)
     start_state: str = option(
         "stored", "what a sequence is begun in: the state that was stored with it, or zero", choices=("stored", "zero")
@@ -116,7 +118,10 @@ class R2D2:
         for name, kind in held.items():
             if not isinstance(part := getattr(self, name), kind):
                 found = getattr(part, "registered_name", part)
-                raise UserError(f"r2d2: {name} is {found}; expected {kind.registered_name}: sequences of plain values")
+                raise UserError(
+                    f"r2d2: {name} is {found}; expected {kind.registered_name}: it learns from sequences, with a "
+                    "recurrent network, one number for each action"
+                )
 
     def optimizer(self):
         return adam(self.learning_rate, eps=self.eps)
