@@ -43,6 +43,15 @@ RUNS = {
         "train r2d2 MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=10",
         0.95,
     ),
+    "r2d2-memory-chain-30-stored": (
+        "train r2d2 MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=30",
+        0.95,
+    ),
+    "r2d2-memory-chain-30-zero": (
+        "train r2d2 MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=30 "
+        "--start-state zero",
+        None,
+    ),
     "dqn-memory-chain": (
         "train dqn MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=10",
         None,
