@@ -220,8 +220,8 @@ class Transition:
         return losses.masked_mean(x, self.valid)
 
     def target(self, value: Float[Array, "S"]) -> Float[Array, "S"]:
-        """R + D V for the value of `there`, as a constant."""
-        return jax.lax.stop_gradient(self.reward + self.discount * value)
+        """R + D V for the value of `there`, which is a constant; the gradient with respect to gamma is kept."""
+        return self.reward + self.discount * jax.lax.stop_gradient(value)
 
     def regression(
         self, q: Float[Array, "N S"], target: Float[Array, "S"]

@@ -52,6 +52,16 @@ RUNS = {
         "--start-state zero",
         None,
     ),
+    "dqn-cartpole": ("train dqn CartPole-v1 --steps 100000 --seeds 8 --seed 1000", 475),
+    "dqn-breakout-minatar": ("train dqn Breakout-MinAtar --steps 1000000 --seeds 3 --seed 1000", None),
+    "dqn-asterix-minatar": ("train dqn Asterix-MinAtar --steps 1000000 --seeds 3 --seed 1000", None),
+    "dqn-space-invaders-minatar": ("train dqn SpaceInvaders-MinAtar --steps 1000000 --seeds 3 --seed 1000", None),
+    "rainbow-breakout-minatar": ("train rainbow Breakout-MinAtar --steps 1000000 --seeds 3 --seed 1000", None),
+    "rainbow-asterix-minatar": ("train rainbow Asterix-MinAtar --steps 1000000 --seeds 3 --seed 1000", None),
+    "rainbow-space-invaders-minatar": (
+        "train rainbow SpaceInvaders-MinAtar --steps 1000000 --seeds 3 --seed 1000",
+        None,
+    ),
     "dqn-memory-chain": (
         "train dqn MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=10",
         None,

@@ -100,9 +100,9 @@ class MPO:
         actor_key, critic_key = jax.random.split(key)
         continuous = isinstance(spec.action, Box)
         dimensions = (math.prod(spec.action.shape),) if continuous else ()
-        duals = {"eta": jnp.full((), 10.0), "alpha_mean": jnp.full(dimensions, 10.0)}
+        duals = {"eta": jnp.float32(10.0), "alpha_mean": jnp.full(dimensions, 10.0, jnp.float32)}
         if continuous:
-            duals["alpha_std"] = jnp.full(dimensions, 1_000.0)  # by their softplus, as large as in Acme
+            duals["alpha_std"] = jnp.full(dimensions, 1_000.0, jnp.float32)  # by their softplus, as large as in Acme
         params = {
             "actor": self.actor.init(actor_key, spec, HEAD, INITIAL_LOG_STD),
             "critic": self.critic.init(critic_key, spec, 1),

@@ -78,12 +78,13 @@ class SAC:
         "dmc": _CONTROL,
         "brax": _CONTROL,
         "atari": {
-            "source": "Christodoulou 2019 with the target entropy, copies and batches of CleanRL's sac_atari",
+            "source": "Christodoulou 2019 with the target entropy, copies and batches of CleanRL's sac_atari; the "
+            "layer of 512 belongs to the encoder",
             "tau": 1.0,
             "target_period": 2_000,
             "random_steps": 20_000,
-            "actor.hidden": (512,),
-            "critic.hidden": (512,),
+            "actor.hidden": (),
+            "critic.hidden": (),
             "memory.batch_size": 64,
             "memory.learning_starts": 20_000,
             "memory.updates_per_rollout": 1,
@@ -121,11 +122,12 @@ class SAC:
         """pi(. | s) at an observation with its mask."""
         return self.actor.apply(params["actor"], spec, "squashed", *place)
 
-    def expected(self, policy, critics, values, spec, place, key):
-        """E_pi[min Q] and E_pi[log pi]: of one sampled action, or exactly from the `values` [2, S, A] of all."""
+    def expected(self, policy, critics, spec, place, key, values=None):
+        """E_pi[min Q] and E_pi[log pi]: by one sampled action, or exactly by the values [2, S, A] of all."""
         if isinstance(spec.action, Box):
             action, log_prob = policy.sample_and_log_prob(key)
             return self.critic.of(critics, spec, place[0], action).min(0), log_prob
+        values = self.critic.all(critics, spec, place[0]) if values is None else values
         log_probs = aq.joint_log_probs(policy)
         probs = jnp.exp(log_probs)
         return jnp.sum(probs * values.min(0), -1), jnp.sum(probs * log_probs, -1)
@@ -143,21 +145,18 @@ class SAC:
         spec, (next_key, here_key) = state.spec, jax.random.split(key)
         step, fixed = aq.transition(batch, self.gamma), jax.lax.stop_gradient(params)
         alpha, target = jnp.exp(fixed["log_alpha"]), state.target["critic"]
-        discrete = not isinstance(spec.action, Box)
 
-        next_values = self.critic.all(target, spec, step.there[0]) if discrete else None
         next_policy = self.policy(fixed, spec, step.there)
-        next_q, next_log_prob = self.expected(next_policy, target, next_values, spec, step.there, next_key)
-        values = self.critic.all(params["critic"], spec, step.here[0]) if discrete else None
-        if discrete:
+        next_q, next_log_prob = self.expected(next_policy, target, spec, step.there, next_key)
+        if isinstance(spec.action, Box):
+            values, q = None, self.critic.of(params["critic"], spec, step.here[0], step.action)
+        else:  # one pass for both losses
+            values = self.critic.all(params["critic"], spec, step.here[0])
             q = aq.chosen(values, step.action, spec.action)
-        else:
-            q = self.critic.of(params["critic"], spec, step.here[0], step.action)
         critic_loss, priority = step.regression(q, step.target(next_q - alpha * next_log_prob))
 
-        policy = self.policy(params, spec, step.here)
-        values = jax.lax.stop_gradient(values)
-        best_q, log_prob = self.expected(policy, fixed["critic"], values, spec, step.here, here_key)
+        policy, values = self.policy(params, spec, step.here), jax.lax.stop_gradient(values)
+        best_q, log_prob = self.expected(policy, fixed["critic"], spec, step.here, here_key, values)
         actor_loss = step.mean(alpha * log_prob - best_q)
 
         entropy = -jax.lax.stop_gradient(log_prob)
