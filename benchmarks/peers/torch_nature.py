@@ -1,6 +1,6 @@
 """One training step of DQN's network in PyTorch, channels last: see ../nature_update.py.
 
-    python torch_nature.py --batch 32
+python torch_nature.py --batch 32
 """
 
 from __future__ import annotations
