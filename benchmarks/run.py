@@ -73,6 +73,7 @@ PAIRS = (
     ("operant 64 envs", "rejax 64 envs"),
     ("operant 64 envs, 2 devices", "rejax 64 envs"),
     ("operant 8 seeds", "rejax 8 seeds"),
+    ("operant 8 seeds, 2 devices", "rejax 8 seeds"),
     ("operant 8 seeds, 2 devices", "rejax 8 seeds, 2 devices"),
 )
 

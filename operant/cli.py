@@ -28,6 +28,8 @@ USAGE = """usage: operant VERB ...
   compare RUN RUN...           learning curves with intervals, and a table
   envs [PATTERN]               list environments
   methods [PATTERN]            list methods
+  papers [PATTERN]             list the papers, and what came of their claims
+  reproduce PAPER...           test a paper's claim: its arms, its seeds, the verdict
   bench                        measure this machine: steps per second of acting and learning
 
 `operant VERB --help` tells the flags of a verb; `operant train METHOD ENV --help` those of a method.
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
         "compare": compare,
         "envs": envs,
         "methods": methods,
+        "papers": papers,
+        "reproduce": reproduce,
         "bench": bench,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -282,6 +286,80 @@ def methods(arguments: list[str]) -> int:
         for e in found:
             if e.family == family:
                 print(f"  {e.name + (':METHOD' if e.wraps else ''):<{width}}  {e.summary}")
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- papers
+def papers(arguments: list[str]) -> int:
+    """List the papers of the corpus: those that can be reproduced, with their verdicts, and those that wait."""
+    flags = _parse(
+        "operant papers [PATTERN]",
+        arguments,
+        [
+            ("pattern", Annotated[str, _positional("part of a name, a title or a family")], ""),
+            ("results", Annotated[str, _help("where results are")], "results"),
+            ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
+        ],
+    )
+    from operant.papers import corpus
+    from operant.papers.listing import listing, show
+
+    rows = listing(Path(flags["results"]), flags["pattern"])
+    if not rows:
+        raise UserError(f"no paper matches '{flags['pattern']}'.{near(flags['pattern'], corpus())}")
+    if flags["json"]:
+        print(json.dumps({"papers": rows}))
+    else:
+        show(rows)
+    return 0
+
+
+def reproduce(arguments: list[str]) -> int:
+    """Test a paper's claim. What is stopped goes on when the same command is given again."""
+    flags = _parse(
+        "operant reproduce PAPER...",
+        arguments,
+        [
+            ("papers", Annotated[tuple[str, ...], _positional("papers by name, as `operant papers` lists them")], ()),
+            ("scale", Annotated[str, _help("smoke, laptop, gpu or paper")], "laptop"),
+            ("all", Annotated[bool, _help("every paper that has a card with this scale")], False),
+            ("out", Annotated[str, _help("where results are written")], "results"),
+            ("run_dir", Annotated[str, _help("where the runs are kept")], "runs/papers"),
+            ("devices", Annotated[int, _help("devices to use; 0: as many as the seeds can be divided over")], 0),
+            ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
+            ("quiet", Annotated[bool, _help("show no progress")], False),
+        ],
+    )
+    from operant.papers import SCALES, get, names
+
+    if flags["scale"] not in SCALES:
+        raise UserError(f"--scale is '{flags['scale']}'; expected one of {', '.join(SCALES)}")
+    if bool(flags["papers"]) == flags["all"]:
+        raise UserError("name the papers, as in `operant reproduce dqn`, or say --all; `operant papers` lists them")
+    wanted = [get(slug) for slug in (names() if flags["all"] else flags["papers"])]
+    if flags["all"]:
+        wanted = [paper for paper in wanted if flags["scale"] in paper.scales]
+    for paper in wanted:
+        paper.scale(flags["scale"])  # a scale that one lacks is told before the first is run
+    _prepare_jax("", flags["devices"], 2, True, "lanes")
+    from operant.papers.listing import show_result
+    from operant.papers.reproduce import Interrupted
+    from operant.papers.reproduce import reproduce as run_card
+
+    quiet = flags["quiet"] or (flags["json"] and not sys.stderr.isatty())
+    results = []
+    try:
+        for paper in wanted:
+            folders = {"runs": Path(flags["run_dir"]), "out": Path(flags["out"])}
+            results.append(run_card(paper, flags["scale"], **folders, devices=flags["devices"], quiet=quiet))
+            if not flags["json"]:
+                show_result(paper, results[-1], Path(flags["out"]))
+    except Interrupted:
+        print("operant: stopped; what was done is kept, and the same command goes on", file=sys.stderr)
+        return 130
+    if flags["json"]:
+        keys = ("slug", "scale", "verdict", "comparisons", "seconds")
+        print(json.dumps({"results": [{key: result[key] for key in keys} for result in results]}))
     return 0
 
 

@@ -35,22 +35,37 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("method", wanted or sorted(methods.entries()), scope="session")
 
 
-@pytest.fixture(scope="session")
-def elsewhere(request):
-    """The traces of the same methods in a process of their own, which runs beside this one from the first use on."""
-    import harness
+def _group(item) -> str:
+    """Tests of one method share its harness, tests of one file their fixtures: each group stays in one process."""
+    called = getattr(item, "callspec", None)
+    return called.params["method"] if called and "method" in called.params else item.path.stem
 
-    named = {item.callspec.params["method"] for item in request.session.items if "elsewhere" in item.fixturenames}
-    process = harness.Elsewhere(sorted(named))
-    yield process
-    process.close()
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    # the longest groups first, so that no process waits long for the last one
+    first = ("test_docs", "test_cli", "test_actor_q", "test_r2d2")
+    order = {name: place for place, name in enumerate(dict.fromkeys([*first, *map(_group, items)]))}
+    items.sort(key=lambda item: order[_group(item)])
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Machine code is freed after each group: a process that keeps it all runs out of memory mappings."""
+    if nextitem is None or _group(item) != _group(nextitem):
+        import harness
+        import jax
+
+        harness.of.cache_clear()
+        harness.ends.cache_clear()
+        jax.clear_caches()
 
 
 @pytest.fixture
-def tiny(method, request):
+def tiny(method):
     """The harness of one method, made once for all tests."""
     import harness
 
-    if any("elsewhere" in item.fixturenames for item in request.session.items):
-        request.getfixturevalue("elsewhere")
     return harness.of(method)

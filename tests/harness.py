@@ -4,7 +4,7 @@ A harness trains three lanes for six updates in a world of four cells, through t
 and one alone.  Everything else (other seeds, other dials, poisoned lanes, resumed runs) goes through the same two, so
 that a method costs seconds and any needless compilation is seen.
 
-    python tests/harness.py ppo a2c     prints a digest of each method's trace, one JSON object a line
+    python tests/harness.py ppo     prints the digest of that method's trace, a JSON list
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import functools
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -405,34 +404,17 @@ def ends(name: str) -> Ends:
 
 
 # ------------------------------------------------------------------------------------------------- another process
-class Elsewhere:
-    """The digests of traces that another process computes at the same time."""
-
-    def __init__(self, names: list[str]):
-        self._output, self._errors = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
-        command = [sys.executable, str(Path(__file__)), *names]
-        self._process = subprocess.Popen(command, stdout=self._output, stderr=self._errors)
-
-    def digest(self, name: str) -> list[str]:
-        while True:
-            ended = self._process.poll() is not None  # asked before reading, so that the last lines are not missed
-            self._output.seek(0)
-            lines = [json.loads(line) for line in self._output.read().splitlines(True) if line.endswith("\n")]
-            found = [line["digest"] for line in lines if line["name"] == name]
-            if found:
-                return found[0]
-            if ended:
-                self._errors.seek(0)
-                raise AssertionError(f"the other process did not trace {name}: {self._errors.read()[-2000:]}")
-            time.sleep(0.1)
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._output.close()
-        self._errors.close()
+def digest_elsewhere(name: str) -> list[str]:
+    """The digest of a method's trace in a process of its own, which takes a compiled program only if it is the same."""
+    cache = {} if jax.config.jax_compilation_cache_dir is None else {
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": str(jax.config.jax_persistent_cache_min_compile_time_secs),
+    }  # fmt: skip
+    command = [sys.executable, str(Path(__file__)), name]
+    done = subprocess.run(command, env={**os.environ, **cache}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":
-    for method in sys.argv[1:]:
-        print(json.dumps({"name": method, "digest": of(method).digest()}), flush=True)
+    print(json.dumps(of(sys.argv[1]).digest()))

@@ -17,9 +17,9 @@ from harness import (
     SEEDS,
     UPDATES,
     WIDTH,
-    Elsewhere,
     Harness,
     differing,
+    digest_elsewhere,
     ends,
     from_leaves,
     lane,
@@ -274,12 +274,12 @@ def test_a_nan_freezes_its_lane_names_the_tensor_and_leaves_the_others_alone(tin
     for i in (0, 2):
         assert differing(lane(more, i), lane(runs[5], i)) == []
         assert differing({n: x[i] for n, x in row.items()}, {n: x[i] for n, x in metrics[2].items()}) == []
-    assert set(tiny.compilations().values()) == {1}
+    assert max(tiny.compilations().values()) == 1
 
 
 # --------------------------------------------------------------------------------------- the promise that takes a while
-def test_two_processes_give_the_same_bits(tiny: Harness, elsewhere: Elsewhere):
-    assert elsewhere.digest(tiny.name) == tiny.digest()
+def test_two_processes_give_the_same_bits(tiny: Harness):
+    assert digest_elsewhere(tiny.name) == tiny.digest()
 
 
 def test_a_digest_sees_every_bit(tiny: Harness):

@@ -3,7 +3,7 @@
 Terminations are Gymnax's own (`step_env`), time limits its `max_steps_in_episode`; where both fall on one step it is a
 termination. What differs from the originals: MinAtar here has no sticky actions (the paper's 0.1: `sticky=0.1`), has a
 time limit of 1000 steps (2500 in Freeway, where it replaces the game's own clock, so that it is no termination), and
-minimal action sets; difficulty ramping is on, as in the paper. `MNISTBandit-bsuite` downloads a data set when it is
+minimal action sets; difficulty ramping is on, as in the paper; its observations, which are 0 or 1, are bytes. `MNISTBandit-bsuite` downloads a data set when it is
 made, and is left out.
 """
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from operant.envs import wrappers
 from operant.envs.base import Environment, batched, box, positive
 from operant.errors import UserError, check_options
-from operant.types import Dict, Discrete, PyTree, Space
+from operant.types import Box, Dict, Discrete, PyTree, Space
 
 
 class _Late(types.ModuleType):
@@ -94,8 +94,18 @@ class GymnaxWorld:
     @property
     def observation(self) -> Space:
         env, params = _build(self.name, self.options)
-        shape = jax.eval_shape(lambda key: env.reset_env(key, params)[0], jax.random.key(0))
-        return _space(env.observation_space(params), shape)
+        example = jax.eval_shape(lambda key: env.reset_env(key, params)[0], jax.random.key(0))
+        if self._binary:
+            return Box(example.shape, "uint8", 0.0, 1.0)
+        return _space(env.observation_space(params), example)
+
+    @property
+    def _binary(self) -> bool:
+        """MinAtar's channels are yes or no: as bytes they take a quarter of a replay memory."""
+        return self.name.endswith("-MinAtar")
+
+    def _observe(self, observation: PyTree) -> PyTree:
+        return observation.astype(jnp.uint8) if self._binary else observation
 
     @property
     def action(self) -> Space:
@@ -111,13 +121,14 @@ class GymnaxWorld:
         env, params = _build(self.name, self.options)
         observation, state = env.reset_env(key, params)
         # Some states begin as Python numbers: given a type of their own, the first step compiles like all others.
-        return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.result_type(x)), state), observation
+        state = jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.result_type(x)), state)
+        return state, self._observe(observation)
 
     def step(self, key: jax.Array, state: PyTree, action: PyTree) -> tuple:
         env, params = _build(self.name, self.options)
         observation, after, reward, terminated, _ = env.step_env(key, state, action, params)
         after = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), after, state)
-        return after, observation, reward, terminated, env.is_truncated(after, params)
+        return after, self._observe(observation), reward, terminated, env.is_truncated(after, params)
 
 
 def _space(space: Any, example: Any) -> Space:

@@ -65,10 +65,8 @@ class NoisyDense(nn.Module):
         bias_sigma = self.param("bias_sigma", deviation, (self.features,))
         if not self.has_rng("noise"):
             return x @ kernel + bias
-        e_in, e_out = (
-            jnp.sign(e) * jnp.sqrt(jnp.abs(e))
-            for e in (jax.random.normal(self.make_rng("noise"), (n,)) for n in (inputs, self.features))
-        )
+        e = jax.random.normal(self.make_rng("noise"), (inputs + self.features,))  # one draw compiles to half of two
+        e_in, e_out = jnp.split(jnp.sign(e) * jnp.sqrt(jnp.abs(e)), [inputs])
         # (sigma * outer(e_in, e_out)) applied without forming the outer product
         noise = ((x * e_in) @ kernel_sigma + bias_sigma) * e_out
         return x @ kernel + bias + noise

@@ -67,6 +67,7 @@ from operant.ops.statistics import (
     iqm_difference_interval,
     mean_interval,
     probability_of_improvement,
+    probability_of_improvement_interval,
 )
 
 __all__ = [
@@ -109,6 +110,7 @@ __all__ = [
     "permutation",
     "policy_gradient_loss",
     "probability_of_improvement",
+    "probability_of_improvement_interval",
     "q_learning_error",
     "quantile_huber",
     "retrace",

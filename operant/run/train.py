@@ -123,6 +123,7 @@ def train(
     init_from: str | os.PathLike | None = None,
     callback: Callback | None = None,
     quiet: bool = False,
+    title: str = "",
     **settings: Any,
 ) -> Run:
     """Trains an agent in an environment and returns the run.
@@ -133,6 +134,7 @@ def train(
     run_dir    where the run is kept; by default runs/<env>/<method>-<time>
     init_from  a run whose parameters are started from
     callback   called as `callback(run, row)` after every chunk; the run ends when it returns True
+    title      what the display calls the run; by default the method and the environment
     settings   the fields of `operant.run.settings.Settings`: seeds=8, sweep=("learning_rate=1e-4,1e-3",) ...
 
     Raises UserError for everything that a user can mend.
@@ -161,11 +163,16 @@ def train(
     if source is not None:
         state = _start_from(state, program, source)
     run = Run(directory, agent, configured, program, state, lanes)
-    return _guarded(run, Metrics(directory.path, wandb=configured.wandb or None), callback, quiet)
+    return _guarded(run, Metrics(directory.path, wandb=configured.wandb or None), callback, quiet, title)
 
 
 def resume(
-    run_dir: str | os.PathLike, *, env: Any = None, callback: Callback | None = None, quiet: bool = False
+    run_dir: str | os.PathLike,
+    *,
+    env: Any = None,
+    callback: Callback | None = None,
+    quiet: bool = False,
+    title: str = "",
 ) -> Run:
     """Goes on with a run from its latest checkpoint, to the same end as if it had never stopped.
 
@@ -178,7 +185,7 @@ def resume(
     run.directory.set_status("running")
     if host and not quiet:
         print("environments of this kind cannot be saved: they start new episodes", file=sys.stderr)
-    return _guarded(run, metrics, callback, quiet)
+    return _guarded(run, metrics, callback, quiet, title)
 
 
 def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "latest", with_memory: bool = False) -> Run:
@@ -278,10 +285,10 @@ def _start_from(state: RunState, program: Program, other: Run) -> RunState:
 
 
 # -------------------------------------------------------------------------------------------------------------- loop
-def _guarded(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) -> Run:
+def _guarded(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, title: str) -> Run:
     """The loop, with its failure written down: a run that died says why."""
     try:
-        return _loop(run, metrics, callback, quiet)
+        return _loop(run, metrics, callback, quiet, title)
     except BaseException as error:
         run.directory.set_status("failed", f"{type(error).__name__}: {error}"[:500])
         raise
@@ -301,9 +308,9 @@ def _environment_errors(program: Program) -> Iterator[None]:
         raise
 
 
-def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool) -> Run:
+def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, title: str) -> Run:
     settings, program = run.settings, run.program
-    title = f"{run.agent.registered_name} on {run.directory.config['env']}"
+    title = title or f"{run.agent.registered_name} on {run.directory.config['env']}"
     if program.lanes > 1:
         title += f" x {program.lanes}"
     if program.memory_bytes:

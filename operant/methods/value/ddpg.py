@@ -5,8 +5,9 @@ which follows the critic's gradient through its action.  What the critic's value
 distribution); so are the noise and the memory.  `d4pg` is this agent with the parts of its paper.
 
 Differs from dqn: (1) a deterministic policy takes the place of the argmax; (2) the targets of policy and critic follow
-slowly instead of by copies; (3) noise on the action takes the place of epsilon.  Two things of the paper are left out:
-batch normalisation, and the critic's weight decay.
+slowly instead of by copies; (3) noise on the action takes the place of epsilon.  Policy and critic are updated at once:
+the policy follows the critic from before its step, where the paper updates the critic first.  Two things of the paper
+are left out: batch normalisation, and the critic's weight decay.
 
 Symbols: mu policy, Q critic, mu' and Q' their targets, R and D return and discount of n steps.
 """

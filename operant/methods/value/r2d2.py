@@ -40,7 +40,7 @@ from operant.ops.returns import n_step_returns, value_rescale, value_unrescale
 
 _SHORT = {
     "source": "short sequences and a small network for tasks of few numbers; of two values of eps the better on "
-    "CartPole-v1, 4 seeds (others than those of the results), the rest not tuned",
+    "CartPole-v1, 4 seeds (the other value had those of the results), the rest not tuned",
     "learning_rate": 1e-3,
     "eps": 1e-5,
     "target_period": 1_000,

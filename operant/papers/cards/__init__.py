@@ -1,0 +1,1 @@
+"""One executable card per file: `PAPER`, an `operant.papers.Paper`."""

@@ -1,0 +1,130 @@
+"""What an executable card says: a paper's claim as arms that are run and comparisons that are tested.
+
+A card is a file in `operant/papers/cards/` with one object, `PAPER`.  All of it is fixed before anything is run: which
+arms, how they are tuned, what is measured, and what would make the claim reproduced or not.  Nothing here needs JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+from operant.errors import UserError, near
+
+Metric = Literal["final", "evaluation", "area"]
+METRICS: dict[str, str] = {
+    "final": "mean return of the episodes that ended in the last tenth of training",
+    "evaluation": "mean return of the last evaluation",
+    "area": "mean over all evaluations of the run, evenly spaced in steps",
+}
+SCALES: dict[str, str] = {
+    "smoke": "seconds: does everything run?",
+    "laptop": "minutes to an hour on two cores",
+    "gpu": "about an hour on one GPU",
+    "paper": "the original setting",
+}
+FEWEST_SEEDS = 8  # below, the interval of a difference is too narrow to rest a verdict on
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One thing that is compared: a method by name and how it differs from its preset (dotted names of fields)."""
+
+    method: str
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """`better` is to score more than `worse`, by more than `margin` times the score of `better`.
+
+    `needed`: whether the claim rests on it; the others are reported beside.
+    """
+
+    better: str
+    worse: str
+    margin: float = 0.0
+    needed: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much is run: environments, steps and seeds of each arm, and what is changed in every agent to fit.
+
+    `tuning` gives steps and seeds of the search over `Paper.tune`, the same for each arm, on seeds that the verdict
+    does not use; None: each arm has what its preset has.  `env_changes` are for one environment's agents.
+    """
+
+    envs: tuple[str, ...]
+    steps: int
+    seeds: int
+    tuning: tuple[int, int] | None = None
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    env_changes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    arms: tuple[str, ...] = ()  # which arms; none named: all
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+    """An executable card. See the module's text."""
+
+    slug: str
+    title: str
+    authors: str
+    venue: str
+    arxiv: str
+    family: str
+    claim: str
+    arms: dict[str, Arm]
+    comparisons: tuple[Comparison, ...]
+    scales: dict[str, Scale]
+    metric: Metric = "final"
+    tune: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a card that contradicts itself."""
+
+        def demand(condition: bool, what: str) -> None:
+            if not condition:
+                raise ValueError(f"card {self.slug}: {what}")
+
+        demand(set(self.scales) <= set(SCALES), f"scales are {', '.join(SCALES)}; it has {', '.join(self.scales)}")
+        demand("smoke" in self.scales, "it has no scale smoke, which the tests run")
+        demand(self.metric in METRICS, f"metric is {self.metric}; expected one of {', '.join(METRICS)}")
+        demand(any(c.needed for c in self.comparisons), "no comparison is needed for its claim")
+        for comparison in self.comparisons:
+            for name in (comparison.better, comparison.worse):
+                demand(name in self.arms, f"a comparison names the arm '{name}', which is not there")
+            demand(0.0 <= comparison.margin < 1.0, f"a margin is {comparison.margin}; expected a fraction")
+        for name, scale in self.scales.items():
+            demand(bool(scale.envs) and scale.steps > 0 and scale.seeds > 0, f"scale {name} runs nothing")
+            demand(set(scale.arms) <= set(self.arms), f"scale {name} names arms that are not there")
+            demand(set(scale.env_changes) <= set(scale.envs), f"scale {name} changes environments that it lacks")
+            demand(scale.tuning is None or bool(self.tune), f"scale {name} tunes, but the card says not what")
+            settings = math.prod(len(values) for values in self.tune.values())
+            demand(scale.tuning is None or settings > 1, f"scale {name} tunes over one setting")
+            kept = {a for a in (scale.arms or self.arms)}
+            demand(
+                any(c.needed and {c.better, c.worse} <= kept for c in self.comparisons),
+                f"scale {name} has both arms of no comparison that is needed",
+            )
+
+    def scale(self, name: str) -> Scale:
+        """Raises UserError for a scale that the card does not have."""
+        if name not in self.scales:
+            raise UserError(
+                f"{self.slug} has no scale '{name}'.{near(name, self.scales)} It has {', '.join(self.scales)}"
+            )
+        return self.scales[name]
+
+    def arms_of(self, scale: Scale) -> dict[str, Arm]:
+        """The arms of a scale, in the card's order."""
+        return {name: arm for name, arm in self.arms.items() if not scale.arms or name in scale.arms}
+
+    def comparisons_of(self, scale: Scale) -> tuple[Comparison, ...]:
+        """The comparisons both of whose arms the scale runs."""
+        kept = self.arms_of(scale)
+        return tuple(c for c in self.comparisons if c.better in kept and c.worse in kept)
