@@ -166,6 +166,7 @@ def test_json_fields_that_are_documented_are_there(tmp_path, capsys, quick_compi
         "`compare`": ["compare", run, run, "--out", figure],
         "`envs`": ["envs", "CartPole-v1"],
         "`methods`": ["methods", "ppo"],
+        "`papers`": ["papers", "dqn"],
     }
     for verb, arguments in asked.items():
         with pytest.raises(SystemExit) as end:
