@@ -302,7 +302,23 @@ class ByIndex:
         return exploration.ape_x_epsilons(state.spec.num_envs, self.base, self.alpha)[env_index]
 
 
-EXPLORATIONS = (ByTime, ByIndex)
+@part("by-worker")
+class ByWorker:
+    """Epsilon falls in a line to an end of each environment's own: 0.1, 0.01 or 0.5 (Mnih et al. 2016, section 4).
+
+    The paper draws the ends with probabilities 0.4, 0.3 and 0.3; here the environments are shared out in these parts.
+    """
+
+    fraction: float = dial(0.1, "share of the planned length over which it falls", low=0.0, high=1.0)
+
+    def epsilon(self, state: State, env_index: Int[Array, "B"]) -> Float[Array, "B"]:
+        """The probability of a random action in each environment."""
+        place = (env_index + 0.5) / state.spec.num_envs
+        end = jnp.array([0.1, 0.01, 0.5])[jnp.searchsorted(jnp.array([0.4, 0.7]), place)]
+        return exploration.linear_schedule(state.progress, 1.0, end, self.fraction)
+
+
+EXPLORATIONS = (ByTime, ByIndex, ByWorker)
 
 
 def choose_action(

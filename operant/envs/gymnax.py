@@ -3,8 +3,8 @@
 Terminations are Gymnax's own (`step_env`), time limits its `max_steps_in_episode`; where both fall on one step it is a
 termination. What differs from the originals: MinAtar here has no sticky actions (the paper's 0.1: `sticky=0.1`), has a
 time limit of 1000 steps (2500 in Freeway, where it replaces the game's own clock, so that it is no termination), and
-minimal action sets; difficulty ramping is on, as in the paper; its observations, which are 0 or 1, are bytes. `MNISTBandit-bsuite` downloads a data set when it is
-made, and is left out.
+minimal action sets; difficulty ramping is on, as in the paper; its observations, which are 0 or 1, are bytes.
+`MNISTBandit-bsuite` downloads a data set when it is made, and is left out.
 """
 
 from __future__ import annotations
