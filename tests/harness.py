@@ -73,6 +73,7 @@ OTHER_CRITIC: dict[str, str] = {
     "sac": _ACTOR_Q,
     "td3": _ACTOR_Q,
     "dqn": "learns action values: tests/test_value.py computes its targets by hand",
+    "online-q": "learns action values: tests/test_online_q.py computes its targets by hand",
     "rainbow": "learns action values: tests/test_value.py computes its targets by hand",
     "r2d2": "learns action values: tests/test_r2d2.py computes its targets by hand",
 }
@@ -322,8 +323,8 @@ class Ends:
     Bonuses are off and normalisers are fresh, which change nothing yet, so that targets can be computed by hand.
     """
 
-    def __init__(self, name: str):
-        agent = tiny_agent(name, rollout_length=5)
+    def __init__(self, name: str, **changes: Any):
+        agent = tiny_agent(name, rollout_length=5, **changes)
         if name in BONUS_OFF:
             agent = strong(with_dials(agent, BONUS_OFF[name]))
         self.agent, world = agent, Probe(continuous="discrete" not in claims(agent, "actions"))

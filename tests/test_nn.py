@@ -374,3 +374,39 @@ def test_convolution_as_a_product_equals_xla_s_in_value_and_gradient(size, kerne
     for argument in (0, 1):
         a, b = (jax.grad(lambda x, w, f=f: jnp.sum(f(x, w) * weight), argument)(x, w) for f in (plain, product))
         np.testing.assert_allclose(b, a, atol=2e-3)
+
+
+@pytest.mark.parametrize("channels", [3, 4, 8])  # four bytes make a word
+@pytest.mark.parametrize("size, kernel, stride, padding", [(20, 8, 4, "VALID"), (9, 3, 1, "SAME"), (9, 4, 2, "VALID")])
+def test_convolution_of_bytes_equals_that_of_their_numbers(channels, size, kernel, stride, padding):
+    from operant.nn.convolution import convolve_as_product
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.randint(keys[0], (2, size, size, channels), 0, 256, jnp.uint8)
+    w = jax.random.normal(keys[1], (kernel, kernel, channels, 5)) / 255
+
+    def value_and_gradient(x):
+        y, pull = jax.vjp(lambda w: convolve_as_product(x, w, stride, padding), w)
+        return y, pull(y)[0]
+
+    for ours, expected in zip(value_and_gradient(x), value_and_gradient(x.astype(jnp.float32)), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("network", [nn.NatureCNN, nn.ImpalaResNet, nn.MinAtarCNN])
+def test_images_of_bytes_are_numbers_from_0_to_1(network):
+    x = jax.random.randint(KEY, (2, 44, 44, 4), 0, 6, jnp.uint8)
+    module = network(white=5.0)
+    variables = module.init(KEY, x)
+    np.testing.assert_allclose(module.apply(variables, x), module.apply(variables, x / 5.0), atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [7, 16_384, 16_386])
+def test_the_gradient_of_a_product_over_many_rows(rows):
+    from operant.nn.convolution import product
+
+    keys = jax.random.split(KEY, 3)
+    x, w, g = (jax.random.normal(k, shape) for k, shape in zip(keys, ((rows, 6), (6, 3), (rows, 3)), strict=True))
+    ours, plain = (jax.vjp(f, x, w)[1](g) for f in (product, jnp.matmul))
+    for a, b in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)

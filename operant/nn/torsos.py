@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from operant.nn.convolution import convolve
+from operant.nn.convolution import convolve, product
 from operant.nn.initial import orthogonal
 from operant.types import Box, Dict, Discrete, MultiDiscrete, Space
 
@@ -23,20 +23,9 @@ def activate(x: Float[Array, "*shape"], name: str) -> Float[Array, "*shape"]:
     return getattr(jax.nn, name)(x)
 
 
-@jax.custom_vjp
-def _product(x: Float[Array, "N D"], weights: Float[Array, "D F"]) -> Float[Array, "N F"]:
-    return x @ weights
-
-
-# The gradient of the weights is written x.T @ g, over one axis of rows.  JAX derives (g.T @ x).T over all leading axes,
-# for which XLA's CPU compiler copies activations transposed: with minibatches of 128 that made the whole update of PPO
-# about a tenth slower on one core, with one lane or four.
-_product.defvjp(lambda x, weights: (x @ weights, (x, weights)), lambda saved, g: (g @ saved[1].T, saved[0].T @ g))
-
-
 def _dot_general(x, weights, dimensions, **options):
-    """`_product` in the form that `nn.Dense` asks for."""
-    return _product(x.reshape(-1, x.shape[-1]), weights).reshape(*x.shape[:-1], -1)
+    """`product` in the form that `nn.Dense` asks for."""
+    return product(x.reshape(-1, x.shape[-1]), weights).reshape(*x.shape[:-1], -1)
 
 
 def dense(features: int, scale: float, name: str | None = None) -> nn.Dense:
@@ -80,7 +69,8 @@ def linear(features: int, scale: float, sigma0: float = 0.0) -> nn.Module:
 class Conv(nn.Module):
     """A square convolution of images with channels last, `[..., H, W, C]`; any leading axes.
 
-    Every convolution of the library passes here, and takes the form that suits the backend (`nn.convolution`).
+    Every convolution of the library passes here, and takes the form that suits the backend (`nn.convolution`).  Bytes
+    are taken for numbers from 0 to 1, `white` being 1.
     """
 
     features: int
@@ -88,15 +78,17 @@ class Conv(nn.Module):
     stride: int = 1
     padding: str = "VALID"
     scale: float = math.sqrt(2.0)
+    white: float = 255.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*B H W C"]) -> Float[Array, "*B H2 W2 features"]:
+    def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B H2 W2 features"]:
         if self.padding == "VALID" and min(x.shape[-3:-1]) < self.kernel:
             size = f"{x.shape[-3]} x {x.shape[-2]}"
             raise ValueError(f"{size} is too small for a {self.kernel} x {self.kernel} kernel; choose another torso")
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", orthogonal(self.scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = kernel / self.white if x.dtype == jnp.uint8 else kernel
         y = convolve(x.reshape((-1, *x.shape[-3:])), kernel, self.stride, self.padding)
         return y.reshape(x.shape[:-3] + y.shape[1:]) + bias
 
@@ -134,12 +126,12 @@ class NatureCNN(nn.Module):
     """The network of DQN (Mnih et al. 2015, Methods); images of at least 36 x 36."""
 
     hidden: int = 512
+    white: float = 255.0
 
     @nn.compact
     def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B hidden"]:
-        x = to_float(x)
         for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            x = nn.relu(Conv(features, kernel, stride)(x))
+            x = nn.relu(Conv(features, kernel, stride, white=self.white)(x))
         return _last(self.hidden, flatten(x))
 
 
@@ -148,10 +140,11 @@ class MinAtarCNN(nn.Module):
 
     features: int = 16
     hidden: int = 128
+    white: float = 255.0
 
     @nn.compact
     def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B hidden"]:
-        x = nn.relu(Conv(self.features, 3)(to_float(x)))
+        x = nn.relu(Conv(self.features, 3, white=self.white)(x))
         return _last(self.hidden, flatten(x))
 
 
@@ -160,12 +153,13 @@ class ImpalaResNet(nn.Module):
 
     channels: tuple[int, ...] = (16, 32, 32)
     hidden: int = 256
+    white: float = 255.0
 
     @nn.compact
     def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B hidden"]:
-        x = to_float(x)
         for channels in self.channels:
-            x = nn.max_pool(Conv(channels, 3, padding="SAME")(x), (3, 3), strides=(2, 2), padding="SAME")
+            x = Conv(channels, 3, padding="SAME", white=self.white)(x)
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
             for _ in range(2):
                 y = Conv(channels, 3, padding="SAME")(nn.relu(x))
                 x = x + Conv(channels, 3, padding="SAME")(nn.relu(y))
@@ -224,10 +218,12 @@ class Torso(nn.Module):
             case Box():
                 # Grids of few symbols say so by their bound; bytes of unknown bound are brightness.
                 bounded = isinstance(space.high, (int, float)) and 0 < space.high < math.inf
-                x = to_float(observation, white=space.high if bounded else 255.0)
+                white = float(space.high) if bounded else 255.0
                 if is_image(space) and self.kind != "mlp":
                     small = "nature" if min(space.shape[:2]) >= 40 else "minatar"
                     network = CONVOLUTIONAL[small if self.kind == "auto" else self.kind]
-                    return (network(hidden=0) if self.trunk else network())(x)
+                    x = observation if observation.dtype == jnp.uint8 else to_float(observation)
+                    return (network(hidden=0, white=white) if self.trunk else network(white=white))(x)
+                x = to_float(observation, white)
                 return mlp(x.reshape(x.shape[: x.ndim - len(space.shape)] + (-1,)))
         raise TypeError(f"no torso for the space {space!r}; expected Box, Discrete, MultiDiscrete or Dict")

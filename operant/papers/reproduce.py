@@ -74,7 +74,9 @@ def reproduce(
     arms: list[dict[str, Any]] = []
     for env, (name, arm) in itertools.product(scale.envs, paper.arms_of(scale).items()):
         directory = root / safe_name(env) / safe_name(name)
-        plain, chosen, tried, seconds = _agent(scale, env, arm), {}, [], 0.0
+        plain, seconds = _agent(scale, env, arm), 0.0
+        chosen: dict[str, float] = {}
+        tried: list[dict[str, Any]] = []
         if scale.tuning is not None:
             settings = _settings(scale, *scale.tuning, TUNING_SEED, _sweep(paper), devices)
             run = _run(Stage(env, name, "tuning", plain, settings, directory / "tuning"), told)
@@ -249,5 +251,5 @@ def _best(run: Run, values: list[float]) -> tuple[dict[str, float], list[dict[st
     groups: dict[tuple, list[float]] = {}
     for lane, value in zip(run.lanes, values, strict=True):
         groups.setdefault(tuple((k, v) for k, v in lane.items() if k != "seed"), []).append(value)
-    tried = [{"setting": dict(setting), "scores": found} for setting, found in groups.items()]
-    return max(tried, key=lambda row: float(np.mean(row["scores"])))["setting"], tried
+    best = max(groups, key=lambda setting: sum(groups[setting]) / len(groups[setting]))
+    return dict(best), [{"setting": dict(setting), "scores": found} for setting, found in groups.items()]

@@ -37,13 +37,13 @@ class OnlineQ:
     anneal: float = dial(1.0, "share of the step size that is annealed away by the end", low=0.0, high=1.0)
     gamma: float = dial(0.99, "discount factor", low=0.0, high=1.0)
     q_lambda: float = dial(1.0, "lambda of the returns; 0: one step, 1: to the rollout's end", low=0.0, high=1.0)
-    huber: float = dial(inf, "error from which on the loss grows linearly; inf: squared error", low=0.0)
     max_grad_norm: float = dial(inf, "global norm at which the gradient is clipped; inf: off", low=0.0)
     following: str = option("max", "the next action: the best, or the one that was taken", choices=("max", "sarsa"))
     target_period: int = option(1_000, "environment steps between copies to the target network; 0: none", low=0)
     num_envs: int = option(16, "environments of one agent", low=1)
     rollout_length: int = option(5, "steps in each environment between updates (the n of n-step)", low=1)
     network: av.QNetwork = child(av.QNetwork, "the network of action values")
+    head: Any = child(av.Plain, "what a value is", choices=(av.Plain, av.Dueling), huber=inf)
     exploration: Any = child(av.ByWorker, "the schedule of epsilon", choices=av.EXPLORATIONS)
 
     actions: ClassVar = ("discrete", "multi-discrete", "masked")
@@ -55,10 +55,6 @@ class OnlineQ:
             "max_grad_norm": 40.0,
         },
     }
-
-    @property
-    def head(self) -> av.Plain:
-        return av.Plain()
 
     def optimizer(self, state=None):
         progress = state.progress if state is not None else 0.0
@@ -98,7 +94,7 @@ class OnlineQ:
         )
         chosen = _pick(apply(params, batch)[:-1], av.number_of(batch.action, spec.action))
         metrics = {"q": masked_mean(chosen, batch.valid)}
-        return masked_mean(huber(returns - chosen, self.huber), batch.valid), metrics
+        return masked_mean(huber(returns - chosen, self.head.huber), batch.valid), metrics
 
     def _one_step_earlier(self, batch):
         """The transitions that arrived at each observation of the batch, and the actions taken there."""

@@ -1,8 +1,10 @@
 """Parallel actors in place of replay: the four methods of Mnih et al. 2016, each with 16 actors and with one."""
 
+from typing import Any
+
 from operant.papers.paper import Arm, Comparison, Paper, Scale
 
-METHODS = {
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "one-step Q": ("online-q", {"q_lambda": 0.0}),
     "one-step Sarsa": ("online-q", {"q_lambda": 0.0, "following": "sarsa"}),
     "n-step Q": ("online-q", {"q_lambda": 1.0}),
