@@ -30,7 +30,7 @@ PAPER = Paper(
     metric="final",
     scales={
         "smoke": Scale(
-            ("Breakout-MinAtar",), steps=2_000, seeds=2, tuning=(1_000, 1),
+            ("Breakout-MinAtar",), steps=2_000, seeds=2, arms=("replay and target", "target only"),
             changes={"memory.capacity": 2_000, "memory.learning_starts": 200, "memory.updates_per_rollout": 2},
         ),
         "laptop": Scale(("Breakout-MinAtar",), steps=250_000, seeds=8, tuning=(60_000, 2)),

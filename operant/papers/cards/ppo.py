@@ -31,7 +31,7 @@ PAPER = Paper(
     tune={"learning_rate": (3e-4, 1e-3, 3e-3, 1e-2)},
     metric="final",
     scales={
-        "smoke": Scale(("Breakout-MinAtar",), steps=5_000, seeds=2, arms=("ppo", "no clipping", "one epoch", "a2c")),
+        "smoke": Scale(("Breakout-MinAtar",), steps=5_000, seeds=2, arms=("ppo", "a2c")),
         "laptop": Scale(("Breakout-MinAtar", "SpaceInvaders-MinAtar"), steps=1_000_000, seeds=8, tuning=(300_000, 2)),
         "gpu": Scale(
             ("Asterix-MinAtar", "Breakout-MinAtar", "SpaceInvaders-MinAtar"), steps=10_000_000, seeds=16,
