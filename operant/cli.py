@@ -30,6 +30,7 @@ USAGE = """usage: operant VERB ...
   methods [PATTERN]            list methods
   papers [PATTERN]             list the papers, and what came of their claims
   reproduce PAPER...           test a paper's claim: its arms, its seeds, the verdict
+  web                          papers, runs with live curves, and agents to watch, in the browser
   bench                        measure this machine: steps per second of acting and learning
 
 `operant VERB --help` tells the flags of a verb; `operant train METHOD ENV --help` those of a method.
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         "methods": methods,
         "papers": papers,
         "reproduce": reproduce,
+        "web": web,
         "bench": bench,
     }
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -360,6 +362,34 @@ def reproduce(arguments: list[str]) -> int:
     if flags["json"]:
         keys = ("slug", "scale", "verdict", "comparisons", "seconds")
         print(json.dumps({"results": [{key: result[key] for key in keys} for result in results]}))
+    return 0
+
+
+def web(arguments: list[str]) -> int:
+    """Show papers, runs and agents in the browser, or write the papers as a site of files."""
+    flags = _parse(
+        "operant web",
+        arguments,
+        [
+            ("runs", Annotated[str, _help("where the runs are")], "runs"),
+            ("results", Annotated[str, _help("where results of papers are")], "results"),
+            ("host", Annotated[str, _help("address to be reached at; any but this machine's own asks for a token")],
+             "127.0.0.1"),
+            ("port", Annotated[int, _help("port; 0: any that is free")], 8123),
+            ("token", Annotated[str, _help("what a visitor must show; default: made where one is needed")], ""),
+            ("export", Annotated[str, _help("write the papers as files to this directory, and end")], ""),
+            ("open", Annotated[bool, _help("open the browser")], False),
+        ],
+    )  # fmt: skip
+    if flags["export"]:
+        from operant.web.export import export
+
+        print(f"{export(Path(flags['results']), Path(flags['export']))} pages in {flags['export']}")
+        return 0
+    from operant.web.serve import serve
+
+    serve(flags["runs"], flags["results"], host=flags["host"], port=flags["port"], token=flags["token"],
+          open_browser=flags["open"])  # fmt: skip
     return 0
 
 

@@ -1,0 +1,35 @@
+// The list of runs: what trains moves, and some can be chosen to be compared.
+import { update } from "./page.js";
+
+const form = document.getElementById("chosen");
+if (form) {
+  const button = document.getElementById("compare");
+  const told = document.getElementById("told");
+  const count = () => {
+    const chosen = form.querySelectorAll("input[name=run]:checked").length;
+    button.disabled = chosen < 2;
+    told.textContent = chosen < 2 ? "Choose two runs or more." : `${chosen} runs`;
+  };
+  form.addEventListener("change", count);
+  addEventListener("pageshow", count);
+  count();
+  for (const select of document.querySelectorAll(".tools select")) select.addEventListener("change", () => select.form.requestSubmit());
+}
+
+let total = null;
+const events = new EventSource("/live/runs");
+events.addEventListener("runs", (event) => {
+  const news = JSON.parse(event.data);
+  news.changed.forEach(update);
+  if (total !== null && news.total !== total) {
+    const fresh = document.getElementById("fresh");
+    const link = document.createElement("a");
+    link.href = location.href;
+    link.textContent = "show them";
+    const many = Math.abs(news.total - total);
+    fresh.replaceChildren(`${many} ${many === 1 ? "run" : "runs"} ${news.total > total ? "more" : "fewer"} than when this page was made: `, link);
+    fresh.hidden = false;
+  }
+  total ??= news.total;
+});
+addEventListener("pagehide", () => events.close());
