@@ -190,8 +190,10 @@ def test_runs_are_chosen_and_compared_from_the_keyboard(page, address):
 
 
 def test_curves_move_while_a_run_trains(page, address, place):
-    run = make_run(place / "runs" / "live", 5, status="running")
     page.goto(f"{address}/runs")
+    run = make_run(place / "runs" / "live", 5, status="running")
+    page.get_by_text("1 run more").wait_for()
+    page.get_by_role("link", name="show what there is now").click()
     page.get_by_text("Training now").wait_for()
     page.goto(address + run_of("live"))
     chart = page.locator("#chart")

@@ -127,9 +127,9 @@ class Curves:
                 self._inode = about.st_ino
             self.size, stop = about.st_size, min(about.st_size, self.read + limit)
             while self.read < stop:
-                piece = _piece(descriptor, self.read, PIECE)
+                piece = _piece(descriptor, self.read, min(PIECE, limit))
                 end = piece.rfind(b"\n") + 1
-                if not end and len(piece) == PIECE:  # a line longer than a piece
+                if not end and len(piece) == min(PIECE, limit):  # a line longer than a piece
                     piece = _piece(descriptor, self.read, MAX_LINE)
                     end = piece.find(b"\n") + 1 or (len(piece) if len(piece) == MAX_LINE else 0)
                 if not end:

@@ -37,6 +37,7 @@ KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 PAGE_SIZE = 100  # runs on one page
 MOST_COMPARED = 12
 MOST_LIVE = 4  # curves that move at the top of the list of runs
+GLANCE = 1 << 18  # bytes of metrics that a page waits for: their names are in the first lines
 TICK = 1.0  # seconds between looks at what has changed
 
 
@@ -119,7 +120,7 @@ class Site:
 
     def run(self, request: Request) -> Response:
         row = self._row(request.path_params["run"])
-        curves, summary, config = self.runs.curves(row), self.runs.summary(row), self.runs.config(row)
+        curves, summary, config = self.runs.curves(row, GLANCE), self.runs.summary(row), self.runs.config(row)
         return _page(
             "run.html", "runs", row=row, metrics=curves.metrics, unreadable=curves.unreadable, summary=summary,
             films=self.runs.films(row), tables=_tables(config), has_checkpoint=(row["path"] / "checkpoints").is_dir(),
@@ -134,7 +135,7 @@ class Site:
         keys = sorted({key for one in settings for key in one}, key=_order)
         table = [(key, values, len(set(values)) > 1) for key in keys
                  for values in [[one.get(key, "") for one in settings]]]  # fmt: skip
-        metrics = list(dict.fromkeys(m for row in rows for m in self.runs.curves(row).metrics))
+        metrics = list(dict.fromkeys(m for row in rows for m in self.runs.curves(row, GLANCE).metrics))
         return _page("compare.html", "runs", rows=rows, table=table, metrics=metrics,
                      films={row["id"]: self.runs.films(row) for row in rows})  # fmt: skip
 
@@ -229,7 +230,7 @@ class Site:
     def watch(self, request: Request) -> Response:
         row = self._row(request.path_params["run"])
         config = self.runs.config(row)
-        return _page("watch.html", "runs", row=row, lanes=_lanes(self.runs.curves(row), config))
+        return _page("watch.html", "runs", row=row, lanes=_lanes(self.runs.curves(row, GLANCE), config))
 
     async def watch_stream(self, request: Request) -> Response:
         row = await run_in_threadpool(self._row, request.path_params["run"])
@@ -248,9 +249,10 @@ class Site:
         return Response(found[0], media_type=found[1], headers={"cache-control": "no-cache"})
 
     def error(self, request: Request, error: Exception) -> Response:
-        known = isinstance(error, HTTPException)
-        status = error.status_code if known else 500
-        words = error.detail if known else "Something went wrong here; the terminal says what."
+        status, words = 500, "Something went wrong here; the terminal says what."
+        if isinstance(error, HTTPException):
+            status = error.status_code
+            words = "There is no such page." if error.detail == "Not Found" else error.detail
         return _page("error.html", "", status=status, words=words, code=status)
 
 

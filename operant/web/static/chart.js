@@ -367,9 +367,10 @@ class Panel {
     const [box, inside] = [this.box.getBoundingClientRect(), this.svg.getBoundingClientRect()];
     const place = inside.left - box.left + (x(nearest) * inside.width) / this.svg.viewBox.baseVal.width;
     const room = this.box.clientWidth - this.tip.offsetWidth - 6;
+    const narrow = this.box.clientWidth < 480; // there it would hide what it speaks of
     const beside = place + 14 > room ? place - this.tip.offsetWidth - 14 : place + 14;
-    this.tip.style.left = `${Math.max(4, Math.min(beside, room))}px`;
-    this.tip.style.top = `${inside.top - box.top + top}px`;
+    this.tip.style.left = `${narrow ? 4 : Math.max(4, Math.min(beside, room))}px`;
+    this.tip.style.top = `${inside.top - box.top + (narrow ? 10 - this.tip.offsetHeight : top)}px`;
   }
 }
 

@@ -16,20 +16,16 @@ if (form) {
   for (const select of document.querySelectorAll(".tools select")) select.addEventListener("change", () => select.form.requestSubmit());
 }
 
-let total = null;
+const fresh = document.getElementById("fresh");
 const events = new EventSource("/live/runs");
 events.addEventListener("runs", (event) => {
   const news = JSON.parse(event.data);
   news.changed.forEach(update);
-  if (total !== null && news.total !== total) {
-    const fresh = document.getElementById("fresh");
-    const link = document.createElement("a");
-    link.href = location.href;
-    link.textContent = "show them";
-    const many = Math.abs(news.total - total);
-    fresh.replaceChildren(`${many} ${many === 1 ? "run" : "runs"} ${news.total > total ? "more" : "fewer"} than when this page was made: `, link);
-    fresh.hidden = false;
-  }
-  total ??= news.total;
+  const more = news.total - fresh.dataset.total;
+  const link = document.createElement("a");
+  link.href = location.href;
+  link.textContent = "show what there is now";
+  fresh.replaceChildren(`${Math.abs(more)} ${Math.abs(more) === 1 ? "run" : "runs"} ${more > 0 ? "more" : "fewer"} than when this page was made: `, link);
+  fresh.hidden = more === 0;
 });
 addEventListener("pagehide", () => events.close());
