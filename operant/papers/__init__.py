@@ -43,7 +43,9 @@ def corpus() -> dict[str, Entry]:
     entries = {slug: Entry(slug=slug, **fields) for slug, fields in json.loads(text).items()}
     for slug in names():
         card = get(slug)
-        entries.setdefault(slug, Entry(slug, card.title, card.title, card.authors, card.venue, card.arxiv, card.family))
+        entries.setdefault(
+            slug, Entry(slug, card.name or slug, card.title, card.authors, card.venue, card.arxiv, card.family)
+        )
     return dict(sorted(entries.items()))
 
 

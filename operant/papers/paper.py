@@ -80,6 +80,7 @@ class Paper:
     arms: dict[str, Arm]
     comparisons: tuple[Comparison, ...]
     scales: dict[str, Scale]
+    name: str = ""  # the short one, where the list of the corpus has none
     metric: Metric = "final"
     tune: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     notes: str = ""

@@ -15,6 +15,7 @@ DETAILS = {
 
 PAPER = Paper(
     slug="ppo",
+    name="PPO",
     title="Proximal Policy Optimization Algorithms",
     authors="Schulman et al.",
     venue="2017",

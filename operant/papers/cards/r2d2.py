@@ -4,6 +4,7 @@ from operant.papers.paper import Arm, Comparison, Paper, Scale
 
 PAPER = Paper(
     slug="r2d2",
+    name="R2D2",
     title="Recurrent Experience Replay in Distributed Reinforcement Learning",
     authors="Kapturowski et al.",
     venue="ICLR 2019",

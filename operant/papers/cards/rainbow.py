@@ -13,6 +13,7 @@ PARTS = {
 
 PAPER = Paper(
     slug="rainbow",
+    name="Rainbow",
     title="Rainbow: Combining Improvements in Deep Reinforcement Learning",
     authors="Hessel et al.",
     venue="AAAI 2018",
