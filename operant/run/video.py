@@ -65,9 +65,9 @@ def film(
     for name, value, least in (("episodes", episodes, 1), ("max_steps", max_steps, 1), ("fps", fps, 0)):
         if value < least:
             raise UserError(f"{name} is {value}, expected at least {least}")
-    lane = _lane(run, lane)
+    lane = the_lane(run, lane)
     path = _path(run, out)
-    env, camera, own_fps = _studio(run, lane, render)
+    env, camera, own_fps = studio(run, lane, render)
     returns: list[float] = []
     total, step = 0.0, 0
     try:
@@ -94,7 +94,8 @@ def film(
     return path, returns
 
 
-def _lane(run: Any, lane: int) -> int:
+def the_lane(run: Any, lane: int) -> int:
+    """`lane`, or the best of the last evaluation for -1. Raises UserError for one that the run does not have."""
     number = run.program.lanes
     if not -1 <= lane < number:
         raise UserError(f"lane is {lane}, but this run's lanes are 0 to {number - 1} (-1: the best)")
@@ -193,9 +194,9 @@ def _play(run: Any, lane: int, env: Any, camera: _Camera, stochastic: bool) -> I
     @jax.jit
     def advance(agents, states, stage, key):
         stage, row = interact(agents, states, env, stage, key[None], stochastic)
-        executed = _executed(env, stage.env_state, jax.tree.map(lambda x: x[0], row.action))
+        executed = executed_action(env, stage.env_state, jax.tree.map(lambda x: x[0], row.action))
         action, timestep = jax.tree.map(lambda x: x[0, 0], (row.action, stage.timestep))
-        return stage, (action, executed, timestep, _world(stage.env_state))
+        return stage, (action, executed, timestep, world_of(stage.env_state))
 
     stage = start(agents, states, jax.random.fold_in(key, 0))
     for count in itertools.count(1):
@@ -204,14 +205,14 @@ def _play(run: Any, lane: int, env: Any, camera: _Camera, stochastic: bool) -> I
         yield action, timestep, camera(executed, timestep, world)
 
 
-def _world(env_state: Any) -> Any:
+def world_of(env_state: Any) -> Any:
     """The state of the one functional world within; None for host environments."""
     while isinstance(env_state, Wrapped):
         env_state = env_state.inner
     return jax.tree.map(lambda x: x[0], env_state.world) if isinstance(env_state, WorldState) else None
 
 
-def _executed(env: Any, env_state: Any, action: PyTree) -> PyTree:
+def executed_action(env: Any, env_state: Any, action: PyTree) -> PyTree:
     """The action [1, ...] that reached the environment within: sticky actions replace some."""
     while hasattr(env, "env"):
         if isinstance(env, StickyActions):
@@ -305,7 +306,7 @@ class _Rendered:
         """The environment is closed by who made it."""
 
 
-def _studio(run: Any, lane: int, render: draw.Renderer | None) -> tuple[Any, _Camera, float]:
+def studio(run: Any, lane: int, render: draw.Renderer | None) -> tuple[Any, _Camera, float]:
     """The environment, what takes its pictures, and the frames per second that suit it."""
     name, options = run.program.env_name, dict(run.program.eval_options)
     seed = int(np.random.SeedSequence([int(run.program.seeds[lane]), 2]).generate_state(1)[0]) & 0x7FFFFFFF

@@ -62,8 +62,8 @@ def _act(choice: dict[str, Any], tell: Any) -> None:
     from operant.run.train import load_run
 
     run = load_run(choice["run"], which=choice["which"])
-    lane = video._lane(run, choice["lane"])
-    env, camera, fps = video._studio(run, lane, None)
+    lane = video.the_lane(run, choice["lane"])
+    env, camera, fps = video.studio(run, lane, None)
     fps = min(fps, FASTEST)
     title = str(run.directory.config["env"])
     tell("begin", env=title, lane=lane, fps=fps, seed=int(run.program.seeds[lane]), steps=run.steps,
@@ -100,8 +100,8 @@ def _play(run: Any, lane: int, env: Any, camera: Any, stochastic: bool) -> Any:
         said = outputs(agent, state, timestep, carry, key, stochastic) if looks else {}
         stage, row = interact(agents, states, env, stage, key[None], stochastic)
         action, timestep = jax.tree.map(lambda x: x[0, 0], (row.action, stage.timestep))
-        executed = video._executed(env, stage.env_state, first(row.action))
-        return stage, (said, action, executed, timestep, video._world(stage.env_state))
+        executed = video.executed_action(env, stage.env_state, first(row.action))
+        return stage, (said, action, executed, timestep, video.world_of(stage.env_state))
 
     key = jax.random.fold_in(jax.random.key(int(run.program.seeds[lane])), int(time.time()))  # another one each time
     start = jax.jit(lambda agents, states, key: begin(agents, states, env, key[None], 1))
