@@ -243,7 +243,8 @@ def describe(space: Space) -> str:
     if isinstance(space, Dict):
         return "{" + ", ".join(f"{name}: {describe(sub)}" for name, sub in space.items) + "}"
     text = f"{space.dtype}[{','.join(map(str, space.shape))}]"
-    if space.bounded and space.dtype != "uint8" and np.ndim(space.low) == 0 and np.ndim(space.high) == 0:
+    usual = space.dtype == "uint8" and np.ndim(space.high) == 0 and space.high == 255  # brightness
+    if space.bounded and not usual and np.ndim(space.low) == 0 and np.ndim(space.high) == 0:
         text += f" in [{space.low:g}, {space.high:g}]"
     return text
 
