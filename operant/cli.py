@@ -361,7 +361,9 @@ def reproduce(arguments: list[str]) -> int:
         return 130
     if flags["json"]:
         keys = ("slug", "scale", "verdict", "comparisons", "seconds")
-        print(json.dumps({"results": [{key: result[key] for key in keys} for result in results]}))
+        from operant.run.report import to_json_line
+
+        print(to_json_line({"results": [{key: result[key] for key in keys} for result in results]}))
     return 0
 
 

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Entry(NamedTuple):
-    """One paper of the corpus: `family` is what it is about, `year` of its first publication."""
+    """One paper of the corpus; `name` is short, `family` one of `operant.papers.listing.FAMILIES`."""
 
     slug: str
     name: str

@@ -1,4 +1,7 @@
-"""What `operant papers` and `operant reproduce` print: the corpus with its verdicts, and one result. No JAX."""
+"""What `operant papers` and `operant reproduce` print: the corpus with its verdicts, and one result.
+
+Only the latter needs JAX.
+"""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Scale:
     """How much is run: environments, steps and seeds of each arm, and what is changed in every agent to fit.
 
     `tuning` gives steps and seeds of the search over `Paper.tune`, the same for each arm, on seeds that the verdict
-    does not use; None: each arm has what its preset has.  `env_changes` are for one environment's agents.
+    does not use; None: each arm has what its preset has.
     """
 
     envs: tuple[str, ...]
@@ -61,7 +61,6 @@ class Scale:
     seeds: int
     tuning: tuple[int, int] | None = None
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
-    env_changes: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     arms: tuple[str, ...] = ()  # which arms; none named: all
 
@@ -103,15 +102,11 @@ class Paper:
         for name, scale in self.scales.items():
             demand(bool(scale.envs) and scale.steps > 0 and scale.seeds > 0, f"scale {name} runs nothing")
             demand(set(scale.arms) <= set(self.arms), f"scale {name} names arms that are not there")
-            demand(set(scale.env_changes) <= set(scale.envs), f"scale {name} changes environments that it lacks")
             demand(scale.tuning is None or bool(self.tune), f"scale {name} tunes, but the card says not what")
             settings = math.prod(len(values) for values in self.tune.values())
             demand(scale.tuning is None or settings > 1, f"scale {name} tunes over one setting")
-            kept = {a for a in (scale.arms or self.arms)}
-            demand(
-                any(c.needed and {c.better, c.worse} <= kept for c in self.comparisons),
-                f"scale {name} has both arms of no comparison that is needed",
-            )
+            both = any(c.needed for c in self.comparisons_of(scale))
+            demand(both, f"scale {name} has both arms of no comparison that is needed")
 
     def scale(self, name: str) -> Scale:
         """Raises UserError for a scale that the card does not have."""

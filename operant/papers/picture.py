@@ -10,7 +10,7 @@ import numpy as np
 
 from operant.ops.statistics import interquartile_mean, mean_interval
 from operant.papers.paper import Paper
-from operant.run.report import COLOURS, _short
+from operant.run.report import COLOURS, short_number
 
 
 def draw(paper: Paper, result: dict[str, Any], path: Path) -> None:
@@ -37,15 +37,16 @@ def draw(paper: Paper, result: dict[str, Any], path: Path) -> None:
             _scores(below, len(arms) - 1 - place, arm["scores"], colours[arm["arm"]])
         above.set_title(env, loc="left", fontsize=11, fontweight="bold")
         above.set_xlabel("environment steps")
-        above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+        above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
         below.set_yticks(range(len(arms)), [arm["arm"] for arm in reversed(arms)])
         below.set_ylim(-0.6, len(arms) - 0.4)
         below.set_xlabel(result["metric"], fontsize=8)
         for axes in (above, below):
             axes.grid(alpha=0.25, lw=0.6, axis="both" if axes is above else "x")
             axes.spines[["top", "right"]].set_visible(False)
-    grid[0][0].set_ylabel("return in evaluation")
-    grid[0][0].legend(frameon=False, fontsize=8, title="mean, 95 % interval over seeds", title_fontsize=8)
+        for label, arm in zip(below.get_yticklabels(), reversed(arms), strict=True):
+            label.set_color(colours[arm["arm"]])  # they are the legend: one above would lie on the curves
+    grid[0][0].set_ylabel("return in evaluation\n(mean, 95 % interval over seeds)")
     figure.suptitle(f"{paper.slug}, scale {result['scale']}: {result['verdict']}", x=0.01, ha="left", fontsize=11)
     figure.savefig(path)
     plt.close(figure)

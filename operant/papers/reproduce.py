@@ -15,7 +15,6 @@ import itertools
 import math
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,12 +50,6 @@ class Stage:
     agent: Any
     settings: Settings
     path: Path
-
-    @property
-    def lane_steps(self) -> int:
-        """Environment steps over all seeds and settings."""
-        settings = math.prod(len(text.partition("=")[2].split(",")) for text in self.settings.sweep)
-        return self.settings.steps * self.settings.seeds * settings
 
 
 def reproduce(
@@ -103,7 +96,7 @@ def reproduce(
                 "frozen": run.diagnose(),
                 "seconds": seconds,
                 "curve": [{"steps": e["steps"], "returns": e["returns"]} for e in _curve(run.directory)],
-            }  # fmt: skip
+            }
         )
     verdict, outcomes = judge(scores, paper.comparisons_of(scale))
     result = {
@@ -124,8 +117,7 @@ def reproduce(
 def _agent(scale: Scale, env: str, arm: Arm) -> Any:
     """The arm's agent for an environment: its preset, what the scale changes, and then what the arm is about."""
     agent = build(arm.method, env)
-    for changes in (scale.changes, scale.env_changes.get(env, {}), arm.changes):
-        agent = apply(agent, changes)
+    agent = apply(apply(agent, scale.changes), arm.changes)
     agent.check()
     return agent
 
@@ -184,7 +176,6 @@ class _Told:
 
     def begin(self, stage: Stage) -> str:
         self.number += 1
-        self.began = time.perf_counter()
         what = "tuning" if stage.kind == "tuning" else f"{stage.settings.seeds} seeds"
         return f"{self.number}/{self.total} {self.paper.slug}, {stage.arm} on {stage.env}, {what}"
 
@@ -193,8 +184,9 @@ class _Told:
         if run.interrupted:
             raise Interrupted
         shutil.rmtree(run.directory.rows, ignore_errors=True)  # a replay memory is large, and this one has served
-        self.lane_steps_left -= stage.lane_steps
-        self.done_steps += stage.lane_steps
+        steps = stage.settings.steps * len(run.lanes)
+        self.lane_steps_left -= steps
+        self.done_steps += steps
         self.done_seconds += run.seconds
         if not self.quiet and self.number < self.total:
             left = self.lane_steps_left * self.done_seconds / self.done_steps

@@ -29,6 +29,7 @@ STATUSES = ("running", "finished", "interrupted", "failed")
 SILENT_SECONDS = 600.0  # a run on another machine that gave no sign of life for so long has failed
 BEAT_SECONDS = 5.0
 MAX_RUNS = 100_000
+DEPTH = 8  # levels below which no run is looked for: those behind papers lie at six
 
 
 class RunDirectory:
@@ -218,11 +219,14 @@ def list_runs(root: str | os.PathLike) -> list[dict[str, Any]]:
     Each has `run`, `status` (one of RunDirectory's, or `broken`), `method`, `env`, `seeds`, `steps`, `return_mean`,
     `seconds`, `date`; None for what is not known, and `problem` where it is broken. Links are not followed.
     """
-    return sorted((_describe(path) for path in _find_runs(Path(root))), key=lambda run: (run["date"] or "", run["run"]))
+    return sorted((_describe(path) for path in find_runs(Path(root))), key=lambda run: (run["date"] or "", run["run"]))
 
 
-def _find_runs(root: Path) -> Iterator[Path]:
-    """Directories that hold a run, or what is left of one, down to four levels."""
+def find_runs(root: Path) -> Iterator[Path]:
+    """Directories that hold a run, or what is left of one. Links are not followed.
+
+    Raises UserError beyond MAX_RUNS of them.
+    """
     waiting, found = [(root, 0)], 0
     while waiting:
         path, depth = waiting.pop()
@@ -239,7 +243,7 @@ def _find_runs(root: Path) -> Iterator[Path]:
             if found > MAX_RUNS:
                 raise UserError(f"there are more than {MAX_RUNS:,} runs under {root}: name a directory further down")
             yield path
-        elif depth < 4:
+        elif depth < DEPTH:
             waiting += [(path / name, depth + 1) for name, is_dir in inside.items() if is_dir and name[0] != "."]
 
 

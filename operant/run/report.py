@@ -161,7 +161,7 @@ def draw_curves(curves: list[tuple[str, list[dict[str, Any]]]], path: Path, titl
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return in evaluation")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
     axes.grid(alpha=0.25, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if any(name for name, _ in curves):
@@ -173,7 +173,8 @@ def draw_curves(curves: list[tuple[str, list[dict[str, Any]]]], path: Path, titl
     return path
 
 
-def _short(x: float) -> str:
+def short_number(x: float) -> str:
+    """A number of steps as axes show it: 200k, 1.5M."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if abs(x) >= size:
             return f"{x / size:g}{unit}"

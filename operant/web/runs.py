@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import stat
 import threading
@@ -12,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from operant.errors import UserError
-from operant.run.directory import MAX_RUNS, RunDirectory, list_runs
+from operant.run.directory import MAX_RUNS, RunDirectory, find_runs, list_runs
 from operant.web.curves import Curves
 
-DEPTH = 8  # the runs behind papers lie at six levels
 FRESH = 1.0  # seconds for which a listing is good
 KEPT = 256  # runs whose curves are remembered
 FILMS = {".mp4": "video/mp4", ".gif": "image/gif", ".webm": "video/webm"}
-_MARKS = frozenset({"config.json", "metrics.jsonl", "status.json", "checkpoints"})
 _WATCHED = ("config.json", "status.json", "summary.json", "metrics.jsonl")
 
 
@@ -64,7 +63,7 @@ class Runs:
 
     def _look(self) -> None:
         found, signs = {}, {}
-        for path in self._walk():
+        for path in itertools.islice(find_runs(self.root), MAX_RUNS):
             name = path.relative_to(self.root).as_posix()
             run_id, sign = identity(name), _signature(path)
             old = self._rows.get(run_id)
@@ -79,24 +78,6 @@ class Runs:
             found[run_id], signs[run_id] = old, sign
         order = sorted(found.values(), key=lambda row: (row["date"] or "", row["name"]), reverse=True)
         self._rows, self._signs = {row["id"]: row for row in order}, signs
-
-    def _walk(self) -> list[Path]:
-        """Directories that hold a run. Links are not followed."""
-        waiting, found = [(self.root, 0)], []
-        while waiting:
-            path, depth = waiting.pop()
-            try:
-                with os.scandir(path) as entries:
-                    inside = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
-            except OSError:
-                continue
-            if not _MARKS.isdisjoint(inside):
-                found.append(path)
-                if len(found) >= MAX_RUNS:
-                    break
-            elif depth < DEPTH:
-                waiting += [(path / name, depth + 1) for name, is_dir in inside.items() if is_dir and name[0] != "."]
-        return found
 
     # ---------------------------------------------------------------------------------------------------- one run
     def config(self, row: dict[str, Any]) -> dict[str, Any]:
