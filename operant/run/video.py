@@ -72,7 +72,7 @@ def film(
     total, step = 0.0, 0
     try:
         with _writing(path, fps or own_fps) as write:
-            for action, timestep, frame in _play(run, lane, env, camera, stochastic):
+            for action, timestep, frame, _ in play(run, lane, env, camera, stochastic):
                 if timestep.first:  # the first observation of an episode is no step's doing
                     total, step = 0.0, 0
                     continue
@@ -184,35 +184,49 @@ class _Mp4:
 
 
 # ------------------------------------------------------------------------------------------------------------- playing
-def _play(run: Any, lane: int, env: Any, camera: _Camera, stochastic: bool) -> Iterator[tuple[Any, Timestep, Any]]:
-    """Steps without end: the action, the timestep it led to, and that one's picture; none of them has a batch axis."""
+def play(
+    run: Any,
+    lane: int,
+    env: Any,
+    camera: _Camera,
+    stochastic: bool,
+    stream: int = 8,
+    look: Callable[..., dict[str, Any]] = lambda *_: {},
+) -> Iterator[tuple[Any, Timestep, Any, dict[str, Any]]]:
+    """Steps without end: the action, the timestep it led to, that one's picture, none of them with a batch axis, and
+    what `look(agent, state, timestep, carry, key, stochastic)`, traced where the action is chosen, said there.
+
+    `stream` tells the random numbers of one showing from those of another.
+    """
     pick = lambda tree: jax.device_put(jax.tree.map(lambda x: x[lane : lane + 1], tree), jax.devices()[0])  # noqa: E731
+    first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
     agents, states = pick(run.state.agent), pick(run.state.state)
-    key = jax.random.fold_in(jax.random.key(int(run.program.seeds[lane])), 8)
+    key = jax.random.fold_in(jax.random.key(int(run.program.seeds[lane])), stream)
     start = jax.jit(lambda agents, states, key: begin(agents, states, env, key[None], 1))
 
     @jax.jit
     def advance(agents, states, stage, key):
+        said = look(*first((agents, states, stage.timestep, stage.carry)), key, stochastic)
         stage, row = interact(agents, states, env, stage, key[None], stochastic)
-        executed = executed_action(env, stage.env_state, jax.tree.map(lambda x: x[0], row.action))
+        executed = _executed(env, stage.env_state, first(row.action))
         action, timestep = jax.tree.map(lambda x: x[0, 0], (row.action, stage.timestep))
-        return stage, (action, executed, timestep, world_of(stage.env_state))
+        return stage, (said, action, executed, timestep, _world(stage.env_state))
 
     stage = start(agents, states, jax.random.fold_in(key, 0))
     for count in itertools.count(1):
         stage, seen = advance(agents, states, stage, jax.random.fold_in(key, count))
-        action, executed, timestep, world = jax.device_get(seen)
-        yield action, timestep, camera(executed, timestep, world)
+        said, action, executed, timestep, world = jax.device_get(seen)
+        yield action, timestep, camera(executed, timestep, world), said
 
 
-def world_of(env_state: Any) -> Any:
+def _world(env_state: Any) -> Any:
     """The state of the one functional world within; None for host environments."""
     while isinstance(env_state, Wrapped):
         env_state = env_state.inner
     return jax.tree.map(lambda x: x[0], env_state.world) if isinstance(env_state, WorldState) else None
 
 
-def executed_action(env: Any, env_state: Any, action: PyTree) -> PyTree:
+def _executed(env: Any, env_state: Any, action: PyTree) -> PyTree:
     """The action [1, ...] that reached the environment within: sticky actions replace some."""
     while hasattr(env, "env"):
         if isinstance(env, StickyActions):

@@ -83,52 +83,31 @@ def _act(choice: dict[str, Any], tell: Any) -> None:
 
 def _play(run: Any, lane: int, env: Any, camera: Any, stochastic: bool) -> Any:
     """Steps without end, each as it was decided: the picture that the agent saw, and what it made of it."""
-    import itertools
-
     import jax
     import numpy as np
 
-    from operant.rollout import begin, interact
     from operant.run import draw, video
 
-    pick = lambda tree: jax.device_put(jax.tree.map(lambda x: x[lane : lane + 1], tree), jax.devices()[0])  # noqa: E731
-    agents, states = pick(run.state.agent), pick(run.state.state)
-    first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
+    def look(*given: Any) -> dict[str, Any]:
+        try:
+            return outputs(*given)
+        except (jax.errors.UnexpectedTracerError, TypeError, ValueError) as error:
+            print(f"operant web: this agent's networks cannot be looked into ({error})", file=sys.stderr)
+            return {}
 
-    def advance(looks: bool, agents: Any, states: Any, stage: Any, key: Any) -> Any:
-        agent, state, timestep, carry = first((agents, states, stage.timestep, stage.carry))
-        said = outputs(agent, state, timestep, carry, key, stochastic) if looks else {}
-        stage, row = interact(agents, states, env, stage, key[None], stochastic)
-        action, timestep = jax.tree.map(lambda x: x[0, 0], (row.action, stage.timestep))
-        executed = video.executed_action(env, stage.env_state, first(row.action))
-        return stage, (said, action, executed, timestep, video.world_of(stage.env_state))
-
-    key = jax.random.fold_in(jax.random.key(int(run.program.seeds[lane])), int(time.time()))  # another one each time
-    start = jax.jit(lambda agents, states, key: begin(agents, states, env, key[None], 1))
-    stage = start(agents, states, jax.random.fold_in(key, 0))
-    compiled: Any = None
-    frame, timestep, total, step, played = None, None, 0.0, 0, 0
-    for count in itertools.count(1):
-        given = agents, states, stage, jax.random.fold_in(key, count)
-        if compiled is None:
-            compiled = jax.jit(lambda *given: advance(True, *given))
-            try:
-                compiled.lower(*given)
-            except (jax.errors.UnexpectedTracerError, TypeError, ValueError) as error:
-                print(f"operant web: this agent's networks cannot be looked into ({error})", file=sys.stderr)
-                compiled = jax.jit(lambda *given: advance(False, *given))
-        stage, seen = compiled(*given)
-        said, action, executed, after, world = jax.device_get(seen)
-        if timestep is not None and not timestep.first:
-            played += bool(timestep.last)
+    frame, before, total, step, played = None, None, 0.0, 0, 0
+    stream = int(time.time())  # another one each time
+    for action, timestep, after, said in video.play(run, lane, env, camera, stochastic, stream, look):
+        if before is not None and not before.first:
+            played += bool(before.last)
             yield {
-                "step": step, "return": round(total, 4), "reward": round(float(timestep.score), 4),
-                "last": bool(timestep.last), "episode": played, "action": draw.action_text(action, env.spec.action),
+                "step": step, "return": round(total, 4), "reward": round(float(before.score), 4),
+                "last": bool(before.last), "episode": played, "action": draw.action_text(action, env.spec.action),
                 "chosen": np.asarray(action).tolist() if np.asarray(action).dtype != object else None,
                 **{name: _plain(x) for name, x in said.items()},
             }, frame  # fmt: skip
-        frame, timestep = camera(executed, after, world), after
-        total, step = (0.0, 0) if after.first else (total + float(after.score), step + 1)
+        frame, before = after, timestep
+        total, step = (0.0, 0) if timestep.first else (total + float(timestep.score), step + 1)
 
 
 # --------------------------------------------------------------------------------------------------- what networks say
