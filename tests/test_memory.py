@@ -219,7 +219,7 @@ def test_every_whole_sequence_can_be_drawn():
 def test_episodes_are_whole(seed, rollouts, shape):
     width, rollout, _, stack = shape
     world = World(seed, width, rollout, stack)
-    memory = EpisodicReplay(capacity=14 * width * rollout, batch_size=32, length=6, learning_starts=1)
+    memory = EpisodicReplay(capacity=14 * width * rollout, batch_size=512, length=6, learning_starts=1)
     stored = fill(memory, world, rollouts)
     written = rollouts * rollout
     starts = set()
@@ -236,7 +236,7 @@ def test_episodes_are_whole(seed, rollouts, shape):
     batch, ticket = jax.jit(memory.sample, static_argnums=2)(stored, jax.random.key(seed), world.spec)
     drawn = set(zip(np.asarray(ticket.rows).tolist(), np.asarray(ticket.envs).tolist(), strict=True))
     assert drawn <= starts
-    assert len(starts) > 8 or drawn == starts
+    assert len(starts) > 8 or drawn == starts  # 512 draws miss one of eight with a probability of 1e-29
     for i in range(32):
         assert_window(world, batch, ticket, i, 6, ends_only=False)
 

@@ -145,7 +145,7 @@ class DQN:
         return av.choose_action(act_key, values, epsilon, timestep.action_mask, spec.action), (), {}
 
     def observe(self, state, batch):
-        return state.replace(steps=state.steps + count_steps(batch))
+        return av.copy_when_due(state.replace(steps=state.steps + count_steps(batch)), self.target_period)
 
     def loss(self, params, state, batch, key):
         """The error towards R + D Q'(s', argmax_a Q*(s', a)), with Q* = Q' or Q, over a sample of a memory."""
@@ -173,4 +173,4 @@ class DQN:
             self.loss, self.make_optimizer(), state, batch, key, max_grad_norm=self.max_grad_norm
         )
         priority = metrics.pop("priority")
-        return av.copy_when_due(new, self.target_period), metrics, priority
+        return new, metrics, priority

@@ -143,7 +143,7 @@ class R2D2:
         return av.choose_action(act_key, q[0], epsilon, timestep.action_mask, spec.action), carry, {}
 
     def observe(self, state, batch):
-        return state.replace(steps=state.steps + count_steps(batch))
+        return av.copy_when_due(state.replace(steps=state.steps + count_steps(batch)), self.target_period)
 
     def values(self, params, spec, batch, noise):
         """Q of all observations after the burn-in [M+1, S, A], from the state that the burn-in leads to."""
@@ -183,4 +183,4 @@ class R2D2:
     def learn(self, state, batch, key):
         new, metrics = gradient_step(self.loss, self.optimizer(), state, batch, key, max_grad_norm=self.max_grad_norm)
         priority = metrics.pop("priority")
-        return av.copy_when_due(new, self.target_period), metrics, priority
+        return new, metrics, priority
