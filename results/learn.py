@@ -69,6 +69,7 @@ RUNS = {
     "a2c-cartpole": ("train a2c CartPole-v1 --steps 500000 --seeds 8 --seed 1000", 475),
     "a2c-acrobot": ("train a2c Acrobot-v1 --steps 500000 --seeds 8 --seed 1000", -100),
     "a2c-breakout-minatar": ("train a2c Breakout-MinAtar --steps 2000000 --seeds 4 --seed 1000", 5),
+    "impala-cartpole": ("train impala CartPole-v1 --steps 200000 --seeds 8 --seed 1000", 475),
     "reinforce-cartpole": ("train reinforce CartPole-v1 --steps 500000 --seeds 8 --seed 1000", 475),
     "ppo-pong-smoke": ("train ppo Pong-v5 --steps 50000 --seed 1000 --eval-every 25 --eval-episodes 1", None),
 }

@@ -57,6 +57,7 @@ SMALL_OF: dict[str, dict[str, Any]] = {
     "d4pg": {"target_period": 2},  # so that the targets move
     "dqn": {"exploration.end": 0.5, "target_period": 16},  # so that random actions show it
     "rainbow": {"exploration.start": 1.0, "exploration.end": 0.5, "exploration.fraction": 0.9, "target_period": 16},
+    "impala": {"lag": 3},  # so that ratios differ from 1
     "mpo": {"target_period": 2},
 }
 """Further changes (dotted names) for one method."""

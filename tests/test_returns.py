@@ -58,22 +58,30 @@ def lambda_return(e, gamma, lam):
     return advantage(e, gamma, lam) + e["V"][:-1]
 
 
-def vtrace_targets(e, gamma, lam):
+def vtrace_targets(e, gamma, lam, alpha_rho=1.0, alpha_c=1.0):
     # The trace from t to t+1 belongs to the action at t: written as a product over the steps that were left behind.
-    rho = np.exp(e["log_rho"])
-    return e["V"][:-1] + weighted_deltas(
-        e, gamma, e["V"], e["V"], lambda k: lam * min(1.1, rho[k - 1]), lambda k: min(0.9, rho[k])
-    )
+    is_t = np.exp(e["log_rho"])
+    c = alpha_c * np.minimum(1.1, is_t) + (1 - alpha_c) * is_t
+    rho = alpha_rho * np.minimum(0.9, is_t) + (1 - alpha_rho) * is_t
+    return e["V"][:-1] + weighted_deltas(e, gamma, e["V"], e["V"], lambda k: lam * c[k - 1], lambda k: rho[k])
 
 
-def vtrace_advantages(e, gamma, lam):
-    targets, rho = np.append(vtrace_targets(e, gamma, lam), e["V"][-1]), np.exp(e["log_rho"])
-    out = []
+def vtrace_advantages(e, gamma, lam, alpha_rho=1.0, alpha_c=1.0):
+    targets, is_t = np.append(vtrace_targets(e, gamma, lam, alpha_rho, alpha_c), e["V"][-1]), np.exp(e["log_rho"])
+    weight, out = alpha_rho * np.minimum(1.2, is_t) + (1 - alpha_rho) * is_t, []
     for t, r in enumerate(e["R"]):
         end = e["end"] if t == len(e["R"]) - 1 else 1.0
         following = (1 - lam) * e["V"][t + 1] + lam * targets[t + 1]
-        out.append(min(1.2, rho[t]) * (r + gamma * end * following - e["V"][t]))
+        out.append(weight[t] * (r + gamma * end * following - e["V"][t]))
     return out
+
+
+def leaky_targets(e, gamma, lam):
+    return vtrace_targets(e, gamma, lam, 0.7, 0.4)
+
+
+def leaky_advantages(e, gamma, lam):
+    return vtrace_advantages(e, gamma, lam, 0.7, 0.4)
 
 
 def retrace_targets(e, gamma, lam):
@@ -123,6 +131,16 @@ OPERATIONS = {
     "vtrace_advantages": (
         lambda s, g, lam: ops.vtrace(*common(s), s["V"], s["log_rho"], g, lam, 0.9, 1.1, 1.2).pg_advantages,
         vtrace_advantages,
+        zero,
+    ),
+    "leaky_vtrace_targets": (
+        lambda s, g, lam: ops.vtrace(*common(s), s["V"], s["log_rho"], g, lam, 0.9, 1.1, 1.2, 0.7, 0.4).targets,
+        leaky_targets,
+        value,
+    ),
+    "leaky_vtrace_advantages": (
+        lambda s, g, lam: ops.vtrace(*common(s), s["V"], s["log_rho"], g, lam, 0.9, 1.1, 1.2, 0.7, 0.4).pg_advantages,
+        leaky_advantages,
         zero,
     ),
     "retrace": (
@@ -271,7 +289,7 @@ def test_two_steps_to_a_time_limit_by_hand():
         "log_rho": np.zeros(3),
     }
     for name in OPERATIONS:
-        expected = [0.0, 0.0] if name in ("gae", "vtrace_advantages") else [10.0, 10.0]
+        expected = [0.0, 0.0] if name == "gae" or name.endswith("advantages") else [10.0, 10.0]
         np.testing.assert_allclose(compute(s, name)[:2], expected, rtol=1e-6, atol=1e-5, err_msg=name)
 
     wrong, future = [], 10.0  # the mask multiplied into the return
@@ -354,6 +372,31 @@ def test_vtrace_with_infinite_clips_is_full_importance_sampling():
     np.testing.assert_allclose(result.targets, expected[::-1], rtol=1e-5)
 
 
+def test_a_leak_goes_from_vtrace_to_importance_sampling():
+    s = {k: jnp.asarray(v, jnp.float32) for k, v in sequence({2: "terminated", 6: "time limit"}).items()}
+    run = jax.jit(lambda *dials: ops.vtrace(*common(s), s["V"], s["log_rho"], GAMMA, LAM, *dials))
+    for got, expected in zip(run(0.9, 1.1, 1.2, 1.0, 1.0), run(0.9, 1.1, 1.2), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    for got, expected in zip(run(0.9, 1.1, 1.2, 0.0, 0.0), run(jnp.inf, jnp.inf, jnp.inf), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("clip", [1.0, jnp.inf])
+def test_no_ratio_is_too_large_for_a_finite_number_and_its_gradients(alpha, clip):
+    s = {k: jnp.asarray(v, jnp.float32) for k, v in sequence({5: "terminated"}).items()}
+    log_rho = s["log_rho"].at[jnp.array([1, 5, 6])].set(jnp.array([1e3, -1e3, 1e3]))  # row 6 is no experience
+
+    def objective(log_rho, alpha, clip):
+        result = ops.vtrace(*common(s), s["V"], log_rho, GAMMA, LAM, clip, clip, clip, alpha, alpha)
+        return jnp.sum(result.targets) + jnp.sum(result.pg_advantages)
+
+    value, gradient = jax.jit(jax.value_and_grad(objective, (0, 1, 2)))(log_rho, alpha, clip)
+    assert np.isfinite(value) and all(np.isfinite(x).all() for x in gradient)
+    # importance sampling sees the ratio, truncation does not
+    assert (abs(value) > 1e6) == (alpha < 1 or clip == jnp.inf)
+
+
 # ------------------------------------------------------------------------------------------------------------- rlax
 @pytest.fixture(params=[{}, {3: "terminated"}], ids=["goes on", "terminated"])
 def plain(request):
@@ -384,6 +427,11 @@ def test_rlax_state_values(plain):
     np.testing.assert_allclose(ours.targets - V[:-1], theirs.errors, **near)
     np.testing.assert_allclose(ours.pg_advantages, theirs.pg_advantage, **near)
     np.testing.assert_allclose(ours.q_estimate, theirs.q_estimate, **near)
+    rho = jnp.exp(s["log_rho"])
+    for alpha in (0.0, 0.3, 1.0):
+        ours = ops.vtrace(*row, V, s["log_rho"], GAMMA, LAM, 0.9, 1.0, 1.0, alpha, alpha)
+        theirs = rlax.leaky_vtrace(V[:-1], V[1:], s["R"], d, rho, alpha, LAM, 0.9, stop_target_gradients=False)
+        np.testing.assert_allclose(ours.targets - V[:-1], theirs, **near)
 
 
 def test_rlax_action_values(plain):
@@ -429,6 +477,25 @@ def test_gradients_of_the_dials_are_those_of_finite_differences(name):
         assert abs(got[0]) > 1e-3
         if name not in ("discounted_returns", "n_step_returns"):
             assert abs(got[1]) > 1e-3
+
+
+@pytest.mark.parametrize("part", ["targets", "pg_advantages"])
+def test_gradients_of_vtraces_dials_are_those_of_finite_differences(part):
+    with jax.enable_x64(True):
+        s = {k: jnp.asarray(v) for k, v in sequence({2: "terminated", 6: "time limit"}).items()}
+        weights = jnp.cos(jnp.arange(9.0))
+
+        @jax.jit
+        def objective(dials):
+            return jnp.vdot(weights, getattr(ops.vtrace(*common(s), s["V"], s["log_rho"], *dials), part))
+
+        # gamma, lambda, clip_rho, clip_c, clip_pg, alpha_rho, alpha_c
+        at, h = jnp.array([GAMMA, LAM, 0.9, 1.1, 1.2, 0.7, 0.4]), 1e-6
+        got = jax.jit(jax.grad(objective))(at)
+        expected = [(objective(at + step) - objective(at - step)) / (2 * h) for step in h * jnp.eye(7)]
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-8)
+        unused = 4 if part == "targets" else None
+        assert all(abs(x) > 1e-3 for i, x in enumerate(got) if i != unused), got
 
 
 def test_the_gradient_of_a_hand_made_return():

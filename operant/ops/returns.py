@@ -136,6 +136,9 @@ def lambda_returns(
     return values[:-1] + gae(reward, discount, valid, values, gamma, lam)
 
 
+LARGEST_LOG_RATIO = 20.0
+
+
 class VTrace(NamedTuple):
     """targets: v_t, for the critic.  pg_advantages: q_estimate - V_t weighted by min(clip_pg, rho_t), for the actor."""
 
@@ -155,23 +158,37 @@ def vtrace(
     clip_rho: Scalar = 1.0,
     clip_c: Scalar = 1.0,
     clip_pg: Scalar = 1.0,
+    alpha_rho: Scalar = 1.0,
+    alpha_c: Scalar = 1.0,
 ) -> VTrace:
     """V-trace (Espeholt et al. 2018, eq. 1 and section 4.2), `log_rhos` being log pi(a_t) - log mu(a_t).
 
     v_t = V_t + rho_t delta_t + gamma discount_t c_t (v_{t+1} - V_{t+1}), with rho_t = min(clip_rho, pi / mu) and
     c_t = lam min(clip_c, pi / mu); an infinite clip switches it off.  The actor's Q_t = r_t + gamma discount_t
     ((1 - lam) V_{t+1} + lam v_{t+1}) is the paper's for lam = 1, and makes the advantage that of `gae` on policy.
+
+    alpha_rho, alpha_c   what lies above a clip leaks through with weight 1 - alpha: rho_t = alpha_rho min(clip_rho,
+                         pi / mu) + (1 - alpha_rho) pi / mu, the actor's weight likewise, and c_t with alpha_c; 1:
+                         V-trace, 0: importance sampling (leaky V-trace; Zahavy et al. 2020).  It
+                         contracts for alpha_rho >= alpha_c.
+
+    Ratios above e^20 count as that, so that none is infinite and the 0 of alpha = 1 times it a NaN.  Under mu the mean
+    of pi / mu is 1, hence fewer than one action in e^20 has such a ratio, and products of them overflow as rarely.
     """
     check_shapes("vtrace", reward=(reward, "T"), discount=(discount, "T"), valid=(valid, "T"), values=(values, "T+1"),
                  log_rhos=(log_rhos, "T"))  # fmt: skip
-    rhos = jnp.exp(log_rhos)
+    ratio = jnp.exp(jnp.minimum(log_rhos, LARGEST_LOG_RATIO))
+
+    def leaky(clip, alpha):
+        return jnp.minimum(clip, ratio) + (1.0 - alpha) * jnp.maximum(ratio - clip, 0.0)
+
     delta = reward + gamma * discount * values[1:] - values[:-1]
     errors = _accumulate(
-        valid * jnp.minimum(clip_rho, rhos) * delta,
-        valid * gamma * discount * lam * jnp.minimum(clip_c, rhos),
+        valid * leaky(clip_rho, alpha_rho) * delta,
+        valid * gamma * discount * lam * leaky(clip_c, alpha_c),
     )
     advantages = valid * (delta + gamma * discount * lam * _shift(errors))
-    return VTrace(values[:-1] + errors, jnp.minimum(clip_pg, rhos) * advantages, values[:-1] + advantages)
+    return VTrace(values[:-1] + errors, leaky(clip_pg, alpha_rho) * advantages, values[:-1] + advantages)
 
 
 # ---------------------------------------------------------------------------------------------------- action values
