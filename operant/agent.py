@@ -5,6 +5,7 @@
     act(state, timestep, carry, key, explore=True) -> action, carry, extras      batched over environments [B]
     learn(state, batch, key)                       -> state, metrics, feedback   feedback returns to the memory
     observe(state, batch)                          -> state                      with a memory: sees each rollout once
+    meta_learn(state, batch, key)                  -> state                      before each `meta_period`-th learn
 
 and, for methods that descend a gradient, `loss(params, state, batch, key) -> scalar, metrics`.
 
@@ -64,14 +65,21 @@ def agent(name: str) -> Callable[[type[T]], type[T]]:
     def wrap(cls: type[T]) -> type[T]:
         cls = _pytree_dataclass(cls, name)
         if "agent" in {f.name for f in dataclasses.fields(cls)}:  # an agent of an agent shares its base's shapes
-            for shared in ("num_envs", "rollout_length", "memory"):
+            for shared in ("num_envs", "rollout_length", "memory", "meta_period"):
                 if not hasattr(cls, shared):
                     setattr(cls, shared, property(lambda self, shared=shared: getattr(self.agent, shared)))
-        elif not hasattr(cls, "memory"):
-            cls.memory = None
+            if not hasattr(cls, "meta_learn"):
+                cls.meta_learn = _meta_learn_of_base
+        else:
+            cls.memory = getattr(cls, "memory", None)
+            cls.meta_period = getattr(cls, "meta_period", 0)
         return cls
 
     return wrap
+
+
+def _meta_learn_of_base(self, state, batch, key):
+    return state.replace(agent=self.agent.meta_learn(state.agent, batch, key))
 
 
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(dial, option, child))

@@ -81,8 +81,9 @@ class Online:
         stage, batch = rollout(run.agent, run.state, self.env, run.stage, act_keys, run.agent.rollout_length)
         if run.agent.memory is None:
             memory = run.memory
+            state = self._meta_learn(run.agent, run.state, batch, keys[:, 2], run.updates, LANE_AXES)
             state, metrics, _ = jax.vmap(lambda a, s, b, k: a.learn(s, b, k), in_axes=(0, 0, LANE_AXES, 0))(
-                run.agent, run.state, batch, keys[:, 2]
+                run.agent, state, batch, keys[:, 2]
             )
         else:
             memory, state, metrics = self._learn_from_memory(run, batch, keys[:, 2])
@@ -100,6 +101,16 @@ class Online:
             updates=run.updates + 1,
         )
         return run, metrics
+
+    def _meta_learn(self, agents: Any, states: PyTree, batch: Batch, keys: PRNGKeyArray, count, axes) -> PyTree:
+        """The agents' states, after the meta step of every `meta_period`-th update: a real branch, as `count` has no
+        lane axis."""
+        if not agents.meta_period:
+            return states
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+        step = jax.vmap(lambda a, s, b, k: a.meta_learn(s, b, k), in_axes=(0, 0, axes, 0))
+        due = (count > 0) & (count % agents.meta_period == 0)
+        return jax.lax.cond(due, lambda states: step(agents, states, batch, keys), lambda states: states, states)
 
     def going(self, run: RunState) -> Bool[Array, "K"]:
         """Lanes whose planned length is not reached. The others stand still at the update that reached it, so that a
@@ -128,20 +139,22 @@ class Online:
         # The rows are only read from here on: a loop that carried them would copy them.
         rows, row_axes = stored.replace(index=()), axes.replace(index=())
 
-        def once(carried, keys):
-            def lane(agent, rows, index, state, key):
-                sample_key, learn_key = jax.random.split(key)
-                sample, ticket = agent.memory.sample(rows.replace(index=index), sample_key, self.spec)
-                state, metrics, feedback = agent.learn(state, sample, learn_key)
-                return agent.memory.update(index, ticket, feedback), state, metrics
-
-            index, state, metrics = jax.vmap(lane, in_axes=(0, row_axes, 0, 0, 0))(run.agent, rows, *carried, keys)
+        def once(carried, inputs):
+            (index, state), (count, keys) = carried, inputs
+            sample_key, learn_key = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+            draw = lambda agent, rows, index, key: agent.memory.sample(rows.replace(index=index), key, self.spec)  # noqa: E731
+            sample, ticket = jax.vmap(draw, in_axes=(0, row_axes, 0, 0))(run.agent, rows, index, sample_key)
+            state = self._meta_learn(run.agent, state, sample, learn_key, count, 0)
+            state, metrics, feedback = jax.vmap(lambda a, s, b, k: a.learn(s, b, k))(
+                run.agent, state, sample, learn_key
+            )
+            index = jax.vmap(lambda a, i, t, f: a.memory.update(i, t, f))(run.agent, index, ticket, feedback)
             return (index, state), metrics
 
         def learn(carried):
             number = memory.updates_per_rollout
             each = jnp.swapaxes(jax.vmap(lambda key: jax.random.split(key, number))(keys), 0, 1)
-            carried, metrics = jax.lax.scan(once, carried, each)
+            carried, metrics = jax.lax.scan(once, carried, (run.updates * number + jnp.arange(number), each))
             return carried, jax.tree.map(lambda x: x.mean(0), metrics)
 
         shapes = jax.eval_shape(learn, (stored.index, state))[1]

@@ -85,6 +85,10 @@ QUIET: dict[tuple[str, str], str] = {
     ("rainbow", "evaluation_epsilon"): "only evaluation reads it",
     ("mpo", "epsilon_std"): "only continuous actions have a deviation",
     ("sac", "entropy_per_dimension"): "only continuous actions have dimensions",
+    ("meta-gradient", "mu"): "only a trace that is accumulated decays",
+    ("meta-gradient", "judge.learning_rate"): "the judge measures, it does not learn",
+    ("meta-gradient", "judge.anneal"): "the judge measures, it does not learn",
+    ("meta-gradient", "judge.max_grad_norm"): "the judge measures, it does not learn",
 }
 """(method, dial) that changes nothing within four updates of a tiny agent, and why that is right."""
 

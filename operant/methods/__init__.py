@@ -117,7 +117,7 @@ def build(method: str, env: Any = "") -> Any:
     if base:
         if not _wraps(agent):
             raise UserError(f"{place} is no wrapper: it cannot go around '{base}'")
-        return _preset(agent.replace(agent=build(base, env)), env, named)
+        return _preset(_around(agent, build(base, env)), env, named)
     return _with_presets(agent, env, named)
 
 
@@ -136,8 +136,13 @@ def _wraps(agent: Any) -> bool:
 def _with_presets(agent: Any, env: Any, named: str = "") -> Any:
     """An agent and those that it goes around, each with its own preset."""
     if _wraps(agent):
-        agent = agent.replace(agent=_with_presets(agent.agent, env))
+        agent = _around(agent, _with_presets(agent.agent, env))
     return _preset(agent, env, named)
+
+
+def _around(agent: Any, base: Any) -> Any:
+    """A wrapper with its base agent: a method `around(base)` of its own may take more from the base."""
+    return agent.around(base) if hasattr(agent, "around") else agent.replace(agent=base)
 
 
 def _preset(agent: Any, env: Any, named: str = "") -> Any:

@@ -1,0 +1,267 @@
+"""Meta-gradients: both modes against finite differences in float64, MGRL's closed form, and what the learner calls."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from harness import QUICK, Probe, shrink
+from test_contract import doubled, rollouts
+
+import operant as op
+from operant import methods
+from operant.agent import boxed, dials, strong, unboxed, with_dials
+from operant.envs.base import batched
+from operant.errors import UserError
+from operant.learner import Online
+from operant.meta import Tape, push
+from operant.methods.meta.meta_gradient import MetaGradient
+from operant.nn.convolution import product
+from operant.ops.optimizers import sgd
+from operant.ops.returns import lambda_returns
+from operant.types import struct
+
+K = 3
+BASES = {
+    "a2c": ("gamma", "gae_lambda", "entropy_cost", "value_cost", "learning_rate"),
+    "ppo": ("gamma", "gae_lambda", "entropy_cost"),
+    "reinforce": ("gamma", "entropy_cost"),
+    "dqn": ("gamma", "learning_rate"),
+    "sac": ("gamma", "critic_learning_rate", "actor_learning_rate"),
+}
+
+
+@functools.cache
+def experience(base: str):
+    """A small agent, its state, and K + 1 of the batches that it is handed: rollouts, or samples of its memory."""
+    agent = shrink(methods.build(base, "CartPole-v1"), normalize_observation=False, normalize_reward=False)
+    agent = strong(agent.replace(num_envs=2, rollout_length=8))
+    env = batched(Probe(), agent.num_envs)
+    spec = env.spec.replace(total_steps=1000)
+    if agent.memory is None:
+        _, state, batches = rollouts(agent, env, 8, K + 1)
+        for batch in batches:  # an optimizer that has run is smooth on the scale of finite differences
+            state, *_ = agent.learn(state, batch, jax.random.key(9))
+        return agent, state, tuple(batches)
+    online = Online(env, spec, 1)
+    lanes, key = jax.tree.map(lambda x: x[None], agent), jax.random.key(0)
+    run = online.init(lanes, online.init_agents(lanes, key[None]), key[None])
+    for _ in range(4):
+        run, _ = jax.jit(online.update)(run)
+    one = jax.tree.map(lambda axis, x: x if axis is None else jax.tree.map(lambda y: y[0], x),
+                       run.memory.lane_axes, run.memory, is_leaf=lambda x: x is None)  # fmt: skip
+    batches = [agent.memory.sample(one, jax.random.key(i), spec)[0] for i in range(K + 1)]
+    return agent, jax.tree.map(lambda x: x[0], run.state), tuple(batches)
+
+
+@pytest.mark.parametrize(("base", "number"), [*((base, 1) for base in BASES), ("reinforce", K), ("ppo", 2)])
+def test_both_modes_are_the_derivative_by_finite_differences(base: str, number: int):
+    """d J'(tau'; theta_K) / d eta, through K updates of theta_0.
+
+    What an update holds constant (values to bootstrap from) is constant to the meta-gradient too, so that over more
+    than one update only agents that do not bootstrap agree with finite differences: both modes agree for all.
+    """
+    agent, theta, batches = experience(base)
+    keys = [jax.random.key(i) for i in range(number)]
+    with jax.enable_x64(True):
+        agent, theta, batches = doubled((agent, theta, batches))
+        eta = doubled(unboxed(agent, BASES[base]))
+
+        def update(eta, theta, batch, key):
+            return with_dials(agent, boxed(agent, eta)).learn(theta, batch, key)
+
+        def judge(params):
+            if base == "sac":  # its loss holds the critic constant to the actor: not a function to be differentiated
+                return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(params))
+            return agent.loss(params, theta, batches[number], jax.random.key(6))[0]
+
+        @functools.partial(jax.jit, compiler_options=QUICK)
+        def forward(eta):
+            state, tangent = theta, None
+            for batch, key in zip(batches[:number], keys, strict=True):
+                (state, _, _), tangent = push(update, eta, state, tangent, batch, key)
+            return tangent.slope(jax.grad(judge)(state.params), eta)
+
+        @functools.partial(jax.jit, compiler_options=QUICK, static_argnums=1)
+        def reverse(eta, remat):
+            tape, state = Tape.blank(theta, (batches[0], keys[0]), number), theta
+            for batch, key in zip(batches[:number], keys, strict=True):
+                tape, state = tape.write(state, (batch, key)), update(eta, state, batch, key)[0]
+            replayed = lambda eta: judge(tape.replay(update, eta, remat).params)  # noqa: E731
+            return jax.value_and_grad(replayed)(eta)
+
+        value, gradient = reverse(eta, True)
+        assert value.dtype == jnp.float64
+        for other in (forward(eta), reverse(eta, False)[1]):
+            for name in eta:
+                np.testing.assert_allclose(other[name], gradient[name], rtol=1e-4, atol=1e-12, err_msg=name)
+        if number > 1 and base != "reinforce":
+            return
+        h = 1e-5
+        for name in eta:
+            up, down = (float(reverse({**eta, name: eta[name] + sign * h}, True)[0]) for sign in (1, -1))
+            np.testing.assert_allclose(gradient[name], (up - down) / (2 * h), rtol=2e-3, atol=1e-9, err_msg=name)
+            assert abs(float(gradient[name])) > 1e-10, name
+
+
+def test_mgrl_has_its_closed_form():
+    """With plain gradient descent d theta' / d eta = alpha dG/d eta (dlog pi + c dV) / d theta: Xu et al., eq. 11."""
+    alpha, c, length = 0.1, 0.5, 6
+    keys = jax.random.split(jax.random.key(0), 4)
+    features, reward = jax.random.normal(keys[0], (length + 1, 3)), jax.random.normal(keys[1], (length,))
+    action = jax.random.randint(keys[2], (length,), 0, 2)
+    discount, valid = jnp.array([1.0, 1, 0, 1, 1, 1]), jnp.array([1.0, 1, 1, 0, 1, 1])
+    theta = {"pi": jax.random.normal(keys[3], (3, 2)), "v": jnp.array([0.3, -0.2, 0.5])}
+    eta = {"gamma": jnp.asarray(0.9), "lam": jnp.asarray(0.7)}
+
+    def returns(eta):
+        value = jax.lax.stop_gradient(features @ theta["v"])
+        return lambda_returns(reward, discount, valid, value, eta["gamma"], eta["lam"])
+
+    def loss(params, eta):
+        log_pi = jnp.take_along_axis(jax.nn.log_softmax(features[:-1] @ params["pi"]), action[:, None], 1)[:, 0]
+        value, target = features[:-1] @ params["v"], returns(eta)
+        advantage = target - jax.lax.stop_gradient(value)
+        return jnp.sum(valid * (-advantage * log_pi + c / 2 * (target - value) ** 2))
+
+    @struct
+    class Theta:
+        params: dict
+
+    def update(eta, state):
+        gradient = jax.grad(loss)(state.params, eta)
+        updates, _ = sgd(alpha).update(gradient, (), state.params)
+        return (Theta(jax.tree.map(jnp.add, state.params, updates)),)
+
+    _, tangent = push(update, eta, Theta(theta), None)
+    probs = jax.nn.softmax(features[:-1] @ theta["pi"])
+    score = jnp.einsum("tf,ta->tfa", features[:-1], jax.nn.one_hot(action, 2) - probs)
+    slopes = jax.jacfwd(returns)(eta)
+    for i, name in enumerate(eta):
+        slope = slopes[name] * valid
+        np.testing.assert_allclose(
+            tangent.state.params["pi"][i], alpha * jnp.einsum("t,tfa->fa", slope, score), rtol=2e-5
+        )
+        np.testing.assert_allclose(
+            tangent.state.params["v"][i], alpha * c * slope @ features[:-1], rtol=2e-5, atol=1e-7
+        )
+
+
+def trained(agent, updates=7, lanes=2):
+    env = batched(Probe(), agent.num_envs * lanes)
+    online = Online(env, env.spec.replace(num_envs=agent.num_envs, total_steps=10_000), lanes)
+    agents = jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), strong(agent))
+    keys = jax.random.split(jax.random.key(3), lanes)
+    run, seen = online.init(agents, online.init_agents(agents, keys), keys), []
+    update = jax.jit(online.update, compiler_options=QUICK)
+    for _ in range(updates):
+        run, metrics = update(run)
+        seen.append(metrics)
+    return run, {name: np.stack([m[name] for m in seen]) for name in seen[0]}
+
+
+def small(base="a2c", **changes):
+    wrapped = methods.build(f"meta-gradient:{base}")
+    agent = shrink(wrapped, normalize_observation=False, normalize_reward=False)
+    return agent.replace(**{"meta_learning_rate": 0.1, **changes})
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_the_modes_learn_the_same_dials(horizon: int):
+    """In float32, over a run: forward and reverse see the same updates, whole windows of `horizon` of them."""
+    courses = [
+        trained(small(mode=mode, horizon=horizon, over=("gamma", "entropy_cost")))[1] for mode in ("forward", "reverse")
+    ]
+    for name in ("dial gamma", "dial entropy_cost", "loss"):
+        np.testing.assert_allclose(courses[0][name], courses[1][name], rtol=1e-3, atol=1e-5)
+    gamma = courses[0]["dial gamma"][:, 0]
+    assert len(np.unique(gamma)) == 1 + 6 // horizon  # a meta step before every horizon-th update but the first
+    assert (gamma[:horizon] == gamma[0]).all()
+
+
+def test_a_trace_that_is_not_kept_is_mu_zero():
+    kept = trained(small(accumulate=True, mu=0.0))[1]
+    plain = trained(small())[1]
+    longer = trained(small(accumulate=True, mu=0.9))[1]
+    np.testing.assert_allclose(kept["dial gamma"], plain["dial gamma"], rtol=1e-5)
+    assert np.abs(longer["dial gamma"][2:] - plain["dial gamma"][2:]).max() > 1e-5
+
+
+def test_a_population_equals_its_members():
+    together = trained(small(), lanes=2)[0]
+    env = batched(Probe(), small().num_envs)
+    online = Online(env, env.spec.replace(total_steps=10_000), 1)
+    agents = jax.tree.map(lambda x: x[None], strong(small()))
+    key = jax.random.split(jax.random.key(3), 2)[1:]
+    run = online.init(agents, online.init_agents(agents, key), key)
+    for _ in range(7):
+        run, _ = jax.jit(online.update, compiler_options=QUICK)(run)
+    for name, value in run.state.eta.items():
+        np.testing.assert_allclose(value[0], together.state.eta[name][1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+@pytest.mark.parametrize("base", ["dqn", "sac"])
+def test_agents_with_a_memory_are_tuned_on_its_samples(base: str, mode: str):
+    run, metrics = trained(small(base, over=("gamma",), mode=mode, horizon=2), updates=8)
+    gamma = metrics["dial gamma"]
+    assert np.isfinite(gamma).all() and (gamma[-1] != gamma[0]).all()
+    assert (metrics["learning"] == 1).all()
+
+
+def test_outer_dials_are_the_judges_and_stay():
+    """The same start with another judge goes elsewhere; the judge's numbers never move."""
+    near = trained(small(judge=op.A2C(gamma=0.3)))
+    far = trained(small(judge=op.A2C(gamma=0.99)))
+    assert np.abs(near[1]["dial gamma"][-1] - far[1]["dial gamma"][-1]).max() > 1e-4
+    np.testing.assert_array_equal(far[0].agent.judge.gamma, np.float32([0.99, 0.99]))
+    default = dials(MetaGradient().outer())
+    assert (default["entropy_cost"], default["value_cost"], default["gae_lambda"]) == (0.0, 0.0, 1.0)
+
+
+def test_networks_see_the_dials_where_asked():
+    run, _ = trained(small(condition=True), updates=2)
+    state = jax.tree.map(lambda x: x[0], run.state)
+    agent = jax.tree.map(lambda x: x[0], run.agent)
+    timestep = jax.tree.map(lambda x: x[0], run.stage.timestep)
+    carry = agent.start(state, agent.num_envs)
+    value = lambda state: agent.act(state, timestep, carry, jax.random.key(0))[2]["value"]  # noqa: E731
+    moved = state.replace(eta={**state.eta, "gamma": state.eta["gamma"] - 3.0})
+    assert np.abs(value(moved) - value(state)).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("agent", "words"),
+    [
+        (MetaGradient(over=()), "name at least one dial"),
+        (MetaGradient(over=("gama",)), "'gama' is no dial"),
+        (MetaGradient(judge=op.PPO()), "expected a2c"),
+        (MetaGradient(over=("agent.gamma",), agent=MetaGradient()), "without one"),
+        (MetaGradient(accumulate=True, mode="reverse"), "accumulate needs forward"),
+    ],
+)
+def test_mistakes_are_named(agent, words: str):
+    with pytest.raises(UserError, match=words):
+        agent.check()
+
+
+@pytest.mark.parametrize("rows", [6, 32_768])
+def test_a_product_is_differentiable_in_both_modes_and_batched(rows: int):
+    """To the second order, under vmap, with the grouped gradient of many rows and without."""
+    x, w = jax.random.normal(jax.random.key(0), (rows, 4)) / rows, jax.random.normal(jax.random.key(1), (4, 3))
+    ours, plain = (lambda w, x, f=f: jnp.sum(jnp.tanh(f(x, w)) ** 2 * rows) for f in (product, jnp.matmul))
+    way = jax.random.normal(jax.random.key(2), w.shape)
+    derivatives = (
+        lambda f: jax.jvp(lambda w: f(w, x), (w,), (way,))[1],
+        lambda f: jax.grad(f)(w, x),
+        lambda f: jax.grad(f, argnums=1)(w, x),
+        lambda f: jax.jvp(lambda w: jax.grad(f)(w, x), (w,), (way,))[1],
+        lambda f: jax.grad(lambda w: jnp.vdot(jax.grad(f)(w, x), way))(w),
+        lambda f: jax.vmap(lambda a: jax.jvp(lambda w: jax.grad(f)(w, a * x), (w,), (way,))[1])(jnp.arange(3.0)),
+        lambda f: jax.grad(lambda w: jax.vmap(lambda a: f(a * w, x))(jnp.arange(3.0)).sum())(w),
+    )
+    for derivative in derivatives:
+        np.testing.assert_allclose(jax.jit(derivative, static_argnums=0)(ours), derivative(plain), rtol=2e-4, atol=1e-5)
