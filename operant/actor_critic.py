@@ -17,7 +17,19 @@ from operant.ops import parallel
 from operant.ops.optimizers import Optimizer
 from operant.ops.returns import gae
 from operant.ops.statistics import Moments
-from operant.types import Batch, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, struct, zeros
+from operant.types import (
+    Batch,
+    Dict,
+    Discrete,
+    MultiDiscrete,
+    PyTree,
+    Space,
+    Spec,
+    Timestep,
+    struct,
+    transitions,
+    zeros,
+)
 
 
 @struct
@@ -136,13 +148,22 @@ class ActorCritic:
     def with_advantages(self, state: State, batch: Batch, gamma: Array | float, gae_lambda: Array | float) -> Batch:
         """Adds to extras: advantage, target, value [T, B] (GAE under the parameters that acted; Schulman et al. 2016).
 
-        The gradient with respect to gamma and gae_lambda is kept: only the values are constants.
+        The gradient with respect to gamma and gae_lambda is kept: only the values are constants.  A batch that brings
+        advantages of its own keeps them: a learned update rule puts its targets there.
         """
+        if "advantage" in batch.extras:
+            return batch
         value = jax.lax.stop_gradient(self.values(state, batch))
         estimate = jax.vmap(gae, in_axes=(1, 1, 1, 1, None, None), out_axes=1)
         advantage = estimate(self.rewards(state, batch), batch.discount, batch.valid, value, gamma, gae_lambda)
         extras = {**batch.extras, "advantage": advantage, "target": advantage + value[:-1], "value": value[:-1]}
         return batch.replace(extras=extras)
+
+    def rows(self, state: State, batch: Batch, gamma: Array | float, gae_lambda: Array | float) -> Batch:
+        """The transitions of a rollout, with advantages; a minibatch (it has no last observation) has them already."""
+        if len(batch.first) == len(batch.reward):
+            return batch
+        return transitions(self.with_advantages(state, batch, gamma, gae_lambda))
 
     def update_norm(self, state: State, batch: Batch) -> State:
         """Normalisers learn from valid rows *after* the gradient steps, which must see what acting saw."""

@@ -70,30 +70,42 @@ def gradient_step(
     the total `loss` and the norm of the gradient before clipping, `grad_norm`, are added.
     """
 
-    def descend(carried, inputs):
-        params, opt_state = carried
-        part, key = inputs
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, state, part, key)
-        gradients, metrics = parallel.pmean((gradients, {**metrics, "loss": value}))
-        gradients, norm = clip_by_global_norm(gradients, max_grad_norm)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        params = jax.tree.map(lambda p, u: p + u, params, updates)
-        return (params, opt_state), {**metrics, "grad_norm": norm}
+    def step(carried, inputs):
+        return descend(loss, optimizer, state, *carried, *inputs, max_grad_norm)
 
     if num_epochs == 1 and num_minibatches == 1:
-        (params, opt_state), metrics = descend((state.params, state.opt_state), (prepare(batch), key))
+        (params, opt_state), metrics = step((state.params, state.opt_state), (prepare(batch), key))
         return state.replace(params=params, opt_state=opt_state), metrics
 
     def epoch(carried, key):
         shuffle_key, loss_key = jax.random.split(key)
         parts = minibatches(parallel.local_key(shuffle_key), batch, num_minibatches, whole_sequences)
         parts = jax.vmap(prepare)(parts)
-        return jax.lax.scan(descend, carried, (parts, jax.random.split(loss_key, num_minibatches)))
+        return jax.lax.scan(step, carried, (parts, jax.random.split(loss_key, num_minibatches)))
 
     (params, opt_state), metrics = jax.lax.scan(
         epoch, (state.params, state.opt_state), jax.random.split(key, num_epochs)
     )
     return state.replace(params=params, opt_state=opt_state), jax.tree.map(jnp.mean, metrics)
+
+
+def descend(
+    loss: Loss,
+    optimizer: Optimizer,
+    state: State,
+    params: PyTree,
+    opt_state: PyTree,
+    batch: Batch,
+    key: PRNGKeyArray,
+    max_grad_norm: Float[Array, ""] | float = jnp.inf,
+) -> tuple[tuple[PyTree, PyTree], Metrics]:
+    """One step down `loss(params, state, batch, key) -> scalar, metrics`: new params and opt_state, and the metrics."""
+    (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, state, batch, key)
+    gradients, metrics = parallel.pmean((gradients, {**metrics, "loss": value}))
+    gradients, norm = clip_by_global_norm(gradients, max_grad_norm)
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    params = jax.tree.map(lambda p, u: p + u, params, updates)
+    return (params, opt_state), {**metrics, "grad_norm": norm}
 
 
 def minibatches(key: PRNGKeyArray, batch: Batch, number: int, whole_sequences: bool) -> Batch:

@@ -8,6 +8,7 @@ infinite; `safe_sqrt` has the same values and derivative zero there.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,7 +26,12 @@ class Optimizer(NamedTuple):
     """`init(params) -> state`; `update(gradients, state, params) -> updates, state`; then params + updates."""
 
     init: Callable[[PyTree], PyTree]
-    update: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
+    update: Callable[..., tuple[PyTree, PyTree]]
+
+    def constant_scale(self) -> Optimizer:
+        """The same steps, whose scale (the running squares) is constant to a derivative taken through them: a young
+        Adam's step hardly depends on its gradient's length, and its true derivative is nearly zero."""
+        return Optimizer(self.init, functools.partial(self.update, hold=True))
 
 
 def global_norm(tree: PyTree) -> Float[Array, ""]:
@@ -54,9 +60,10 @@ def adam(learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scala
         zeros = jax.tree.map(jnp.zeros_like, params)
         return AdamState(jnp.zeros((), jnp.int32), zeros, zeros)
 
-    def update(gradients, state, params):
+    def update(gradients, state, params, hold=False):
         count = state.count + 1
         mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, gradients)
+        gradients = jax.lax.stop_gradient(gradients) if hold else gradients
         square = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.square, gradients)
         t = count.astype(jnp.float32)
         mean_scale, square_scale = 1.0 / (1.0 - b1**t), 1.0 / (1.0 - b2**t)
@@ -93,12 +100,13 @@ def rmsprop(
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
         return RMSPropState(zeros(), zeros() if centred else (), () if momentum is None else zeros())
 
-    def update(gradients, state, params):
+    def update(gradients, state, params, hold=False):
         average = lambda old, new: jax.tree.map(lambda a, g: decay * a + (1 - decay) * g, old, new)  # noqa: E731
-        square = average(state.square, jax.tree.map(jnp.square, gradients))
+        seen = jax.lax.stop_gradient(gradients) if hold else gradients
+        square = average(state.square, jax.tree.map(jnp.square, seen))
         mean, spread = state.mean, square
         if centred:
-            mean = average(state.mean, gradients)
+            mean = average(state.mean, seen)
             # a variance that rounding takes below zero is zero
             spread = jax.tree.map(lambda v, m: jnp.maximum(v - m * m, 0.0), square, mean)
         root = (lambda v: jnp.sqrt(v + eps)) if eps_inside else (lambda v: safe_sqrt(v) + eps)
@@ -113,4 +121,8 @@ def rmsprop(
 
 def sgd(learning_rate: Scalar) -> Optimizer:
     """Plain gradient descent."""
-    return Optimizer(lambda params: (), lambda g, state, params: (jax.tree.map(lambda x: -learning_rate * x, g), state))
+
+    def update(gradients, state, params, hold=False):
+        return jax.tree.map(lambda g: -learning_rate * g, gradients), state
+
+    return Optimizer(lambda params: (), update)

@@ -171,6 +171,6 @@ class MetaGradient:
 
 
 def outer_dials(agent):
-    """The agent as section 2.1 judges: by its policy gradient alone, returns bootstrapping only where the batch ends."""
+    """The agent as section 2.1 judges: by its policy gradient alone, with returns that bootstrap at the batch's end."""
     told = {"entropy_cost": 0.0, "value_cost": 0.0, "gae_lambda": 1.0}
     return with_dials(agent, {name: value for name, value in told.items() if name in dials(agent)})

@@ -18,7 +18,6 @@ from operant.agent import agent, child, dial, option
 from operant.gradient import State, count_steps, gradient_step
 from operant.ops.losses import l2, masked_mean
 from operant.ops.optimizers import rmsprop
-from operant.types import transitions
 
 
 @agent("a2c")
@@ -77,8 +76,8 @@ class A2C:
         return self.network.act(state, timestep, carry, key, explore, self.gamma)
 
     def loss(self, params, state, batch, key):
-        """Policy gradient, value error and entropy of section 4, on a whole rollout."""
-        batch = transitions(self.network.with_advantages(state, batch, self.gamma, self.gae_lambda))
+        """Policy gradient, value error and entropy of section 4, on a rollout or transitions of one."""
+        batch = self.network.rows(state, batch, self.gamma, self.gae_lambda)
         policy, value = self.network.evaluate(params, state, batch)
         extras, valid = batch.extras, batch.valid
         policy_loss = masked_mean(-policy.log_prob(batch.action) * extras["advantage"], valid)

@@ -142,8 +142,8 @@ class PPO:
 
     def loss(self, params, state, batch, key):
         """The objective of eq. 9, with sign turned, on a minibatch or a whole rollout."""
-        if "advantage" not in batch.extras:
-            batch = transitions(self.network.with_advantages(state, batch, self.gamma, self.gae_lambda))
+        batch = self.network.rows(state, batch, self.gamma, self.gae_lambda)
+        if "weight" not in batch.extras:
             batch = self.prepare(batch)
         policy, value = self.network.evaluate(params, state, batch)
         extras = batch.extras
