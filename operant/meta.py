@@ -21,11 +21,49 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from operant.ops import parallel
+from operant.ops.optimizers import Optimizer, clip_by_global_norm
 from operant.rollout import blank_batch
 from operant.types import PyTree, Spec, struct
 
 Update = Callable[..., Any]
 """`update(eta, state, *inputs) -> state, ...`"""
+
+
+@struct
+class MetaState:
+    """What a meta-gradient method learns.
+
+    agent      the base agent's state, theta
+    eta        the meta-parameters, with their optimizer's state
+    past       how theta came from eta: a Tangent, a Tape, or ()
+    report     metrics of the last meta step: its loss, and the norm of its gradient before clipping
+    """
+
+    agent: PyTree
+    eta: PyTree
+    opt_state: PyTree
+    past: PyTree
+    report: dict[str, Array]
+
+    @staticmethod
+    def begin(agent: PyTree, eta: PyTree, optimizer: Optimizer) -> MetaState:
+        report = {"meta_loss": jnp.zeros(()), "meta_grad_norm": jnp.zeros(())}
+        return MetaState(agent, eta, optimizer.init(eta), (), report)
+
+    @property
+    def params(self) -> PyTree:
+        return self.agent.params
+
+    def descend(
+        self, value: Array, gradient: PyTree, optimizer: Optimizer, max_grad_norm: Array | float = jnp.inf
+    ) -> MetaState:
+        """eta one step down the gradient of its loss, averaged over the devices that share the batch."""
+        value, gradient = parallel.pmean((value, gradient))
+        gradient, norm = clip_by_global_norm(gradient, max_grad_norm)
+        updates, opt_state = optimizer.update(gradient, self.opt_state, self.eta)
+        eta = jax.tree.map(jnp.add, self.eta, updates)
+        return self.replace(eta=eta, opt_state=opt_state, report={"meta_loss": value, "meta_grad_norm": norm})
 
 
 # --------------------------------------------------------------------------------------------------------- forward

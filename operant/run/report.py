@@ -36,6 +36,7 @@ def finish_run(run: Any, *, json_line: bool) -> None:
     """The end of `train` and `resume`: the curve drawn, and a table or one line of JSON."""
     figure = draw_curves([(run.agent.registered_name, run.evaluations)], run.directory.figures / "curve.png",
                          title=run.directory.config["env"])  # fmt: skip
+    dials = draw_dials(run.directory, run.directory.figures / "dials.png", title=run.directory.config["env"])
     summary = run.summary()
     if json_line:
         print(to_json_line(summary))
@@ -59,6 +60,8 @@ def finish_run(run: Any, *, json_line: bool) -> None:
         table.add_row("memory", f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB in the compiled chunk")
     if figure:
         table.add_row("curve", str(figure))
+    if dials:
+        table.add_row("dials", str(dials))
     table.add_row("run", str(run.path))
     table.add_row("next", f"operant eval {run.path}   operant watch {run.path}")
     _console().print(table)
@@ -167,6 +170,46 @@ def draw_curves(curves: list[tuple[str, list[dict[str, Any]]]], path: Path, titl
     if any(name for name, _ in curves):
         axes.legend(frameon=False, loc="best", title=f"mean, 95 % interval over {' or '.join(sorted(over))}",
                     title_fontsize=8, fontsize=9)  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
+def draw_dials(directory: Any, path: Path, title: str = "") -> Path | None:
+    """The course of the dials that a run tuned (its metrics `dial ...`), one panel each: all lanes, and their mean.
+
+    None for a run that tuned none.
+    """
+    rows = [row for row in directory.metrics() if any(name.startswith("dial ") for name in row)]
+    names = sorted(name for name in (rows[0] if rows else {}) if name.startswith("dial "))
+    if not names:
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter
+
+    columns = min(len(names), 3)
+    height = math.ceil(len(names) / columns)
+    size = (max(7.0, 2.8 * columns), 2.4 * height)
+    figure, panels = plt.subplots(height, columns, figsize=size, dpi=150, layout="constrained", squeeze=False)
+    for axes in panels.flat[len(names) :]:
+        axes.remove()
+    for axes, name in zip(panels.flat, names, strict=False):
+        course = np.array([np.atleast_1d(row[name]) for row in rows])
+        steps = [row["steps"] for row in rows]
+        axes.plot(steps, course, color=COLOURS[0], lw=0.7, alpha=0.4 if course.shape[1] > 1 else 1.0)
+        if course.shape[1] > 1:
+            axes.plot(steps, course.mean(1), color=COLOURS[0], lw=1.8)
+        axes.set_title(name.removeprefix("dial "), loc="left", fontsize=9)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25, lw=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.supxlabel("environment steps", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)

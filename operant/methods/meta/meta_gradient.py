@@ -21,27 +21,10 @@ import jax.numpy as jnp
 
 from operant.agent import agent, boxed, child, dial, dials, option, unboxed, with_dials
 from operant.errors import UserError
-from operant.meta import Tangent, Tape, blank_inputs, push
+from operant.meta import MetaState, Tangent, Tape, blank_inputs, push
 from operant.methods.policy.a2c import A2C
-from operant.ops import parallel
-from operant.ops.optimizers import adam, global_norm
-from operant.types import Box, Dict, PyTree, struct
-
-
-@struct
-class MetaState:
-    """agent: theta; eta: the dials, unboxed; past: how theta depends on eta (a Tangent or a Tape); report: of the last
-    meta step."""
-
-    agent: PyTree
-    eta: dict[str, jax.Array]
-    opt_state: PyTree
-    past: PyTree
-    report: dict[str, jax.Array]
-
-    @property
-    def params(self) -> PyTree:
-        return self.agent.params
+from operant.ops.optimizers import adam
+from operant.types import Box, Dict
 
 
 @agent("meta-gradient")
@@ -103,8 +86,7 @@ class MetaGradient:
         eta = unboxed(self.agent, self.over)
         seen = Dict((("observation", spec.observation), ("eta", Box((len(eta),)))))
         base = self.agent.init(key, spec.replace(observation=seen) if self.condition else spec)
-        report = {"meta_loss": jnp.zeros(()), "meta_grad_norm": jnp.zeros(())}
-        state = MetaState(base, eta, adam(self.meta_learning_rate).init(eta), (), report)
+        state = MetaState.begin(base, eta, adam(self.meta_learning_rate))
         if self.mode == "forward":
             return state.replace(past=Tangent.zero(base, eta))
         return state.replace(past=Tape.blank(base, blank_inputs(self, state, spec), self.horizon))
@@ -159,11 +141,7 @@ class MetaGradient:
             replay = lambda eta: judge(state.past.replay(self.update, eta, self.remat).params)  # noqa: E731
             value, gradient = jax.value_and_grad(replay)(state.eta)
             past = state.past
-        gradient = parallel.pmean(gradient)
-        updates, opt_state = adam(self.meta_learning_rate).update(gradient, state.opt_state, state.eta)
-        eta = jax.tree.map(jnp.add, state.eta, updates)
-        report = {"meta_loss": parallel.pmean(value), "meta_grad_norm": global_norm(gradient)}
-        return state.replace(eta=eta, opt_state=opt_state, past=past, report=report)
+        return state.replace(past=past).descend(value, gradient, adam(self.meta_learning_rate))
 
     def current(self, state):
         """The dials as they stand, by name."""
