@@ -15,9 +15,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from operant.agent import tree_names
+from operant.envs.base import select
 from operant.memory import Stored
 from operant.ops import parallel
-from operant.rollout import LANE_AXES, Stage, begin, blank_batch, environment_keys, rollout
+from operant.rollout import (
+    LANE_AXES,
+    Stage,
+    begin,
+    blank_batch,
+    environment_keys,
+    fold,
+    index_in_lane,
+    rollout,
+    task_keys,
+    unfold,
+)
 from operant.types import Batch, PyTree, Spec, struct
 
 
@@ -68,7 +80,7 @@ class Online:
         env_key, run_key = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in (1, 2))
         width = self.env.num_envs // self.lanes
         env_keys = jax.vmap(lambda key: environment_keys(key, width))(env_key).reshape(-1)
-        stage = begin(agents, states, self.env, env_keys, self.lanes)
+        stage = begin(agents, states, self.env, env_keys, self.lanes, task_keys(keys))
         memory = () if agents.memory is None else self._init_memory(agents, states)
         health = Health(jnp.full((self.lanes,), -1, jnp.int32), jnp.full((self.lanes,), -1, jnp.int32))
         steps = jnp.zeros((self.lanes,), jnp.int32)
@@ -78,7 +90,8 @@ class Online:
         """One rollout and the learning that follows it. Metrics are one number per lane."""
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(run.key)
         act_keys = jax.vmap(parallel.local_key)(keys[:, 1])
-        stage, batch = rollout(run.agent, run.state, self.env, run.stage, act_keys, run.agent.rollout_length)
+        stage = self._new_tasks(run, keys[:, 2])
+        stage, batch = rollout(run.agent, run.state, self.env, stage, act_keys, run.agent.rollout_length)
         if run.agent.memory is None:
             memory = run.memory
             state = self._meta_learn(run.agent, run.state, batch, keys[:, 2], run.updates, LANE_AXES)
@@ -101,6 +114,24 @@ class Online:
             updates=run.updates + 1,
         )
         return run, metrics
+
+    def _new_tasks(self, run: RunState, keys: PRNGKeyArray) -> Stage:
+        """Where interaction stands, after the environments that the agents give up have begun in new tasks."""
+        if not hasattr(run.agent, "new_tasks") or not getattr(self.env, "tasks", False):
+            return run.stage
+        new, tasks = fold(jax.vmap(lambda a, s: a.new_tasks(s))(run.agent, run.state))
+        width = self.env.num_envs // self.lanes
+        keys = jax.vmap(lambda key: environment_keys(jax.random.fold_in(key, 2), width))(keys).reshape(-1)
+
+        def begin(stage):
+            fresh = self.env.reset(keys, tasks)
+            env_state, timestep = select(new, fresh, (stage.env_state, fold(stage.timestep)))
+            timestep = unfold(index_in_lane(timestep, width), self.lanes)
+            return stage.replace(
+                env_state=env_state, timestep=timestep, episodes=stage.episodes.abandon(unfold(new, self.lanes))
+            )
+
+        return jax.lax.cond(new.any(), begin, lambda stage: stage, run.stage)
 
     def _meta_learn(self, agents: Any, states: PyTree, batch: Batch, keys: PRNGKeyArray, count, axes) -> PyTree:
         """The agents' states, after the meta step of every `meta_period`-th update: a real branch, as `count` has no

@@ -57,6 +57,11 @@ class Episodes:
             finished=self.finished + ends,
         )
 
+    def abandon(self, where: Bool[Array, "K B"]) -> Episodes:
+        """Episodes that are left unfinished count for nothing."""
+        zero = lambda x: jnp.where(where, 0, x)  # noqa: E731
+        return self.replace(running_return=zero(self.running_return), running_length=zero(self.running_length))
+
     def read(self) -> tuple[Episodes, dict[str, Float[Array, "K"]]]:
         """The sums over environments since the last reading, and the counters set back to zero."""
         sums = {
@@ -84,10 +89,18 @@ def index_in_lane(timestep: Timestep, width: int) -> Timestep:
     return timestep.replace(env_index=timestep.env_index % width)
 
 
-def begin(agents: Any, states: PyTree, env: Any, keys: PRNGKeyArray, lanes: int) -> Stage:
-    """Resets all environments; keys: [K*B]."""
+def begin(
+    agents: Any, states: PyTree, env: Any, keys: PRNGKeyArray, lanes: int, tasks: PRNGKeyArray | None = None
+) -> Stage:
+    """Resets all environments; keys: [K*B]; tasks: [K], the `task_keys` of the lanes, for environments that have tasks.
+
+    The environments of one lane share its task.  Without `tasks` each environment has a task of its own.
+    """
     width = env.num_envs // lanes
-    env_state, timestep = env.reset(keys)
+    if tasks is not None and getattr(env, "tasks", False):
+        env_state, timestep = env.reset(keys, jnp.broadcast_to(tasks[:, None], (lanes, width)).reshape(-1))
+    else:
+        env_state, timestep = env.reset(keys)
     carry = jax.vmap(lambda agent, state: agent.start(state, width))(agents, states)
     return Stage(env_state, unfold(index_in_lane(timestep, width), lanes), carry, Episodes.start(lanes, width))
 
@@ -161,16 +174,18 @@ def play_episodes(
     episodes: int,
     max_steps: int,
     explore: bool = False,
+    tasks: PRNGKeyArray | None = None,
 ) -> Outcome:
     """Plays `episodes` whole episodes in *each* environment from a fresh start, and stops early when all are done.
 
-    The same number in each, since counting the first N episodes to finish would favour the short ones.  keys: [K].
+    The same number in each, since counting the first N episodes to finish would favour the short ones.  keys: [K];
+    tasks: [K], as `begin` has them.
     """
     lanes = keys.shape[0]
     width = env.num_envs // lanes
     reset_key, act_key = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 2))(keys), 1, 0)
     env_keys = jax.vmap(lambda key: environment_keys(key, width))(reset_key).reshape(-1)
-    stage = begin(agents, states, env, env_keys, lanes)
+    stage = begin(agents, states, env, env_keys, lanes, tasks)
     slots = jnp.arange(episodes)
 
     def unfinished(carried):
@@ -197,6 +212,14 @@ def environment_keys(key: PRNGKeyArray, number: int) -> PRNGKeyArray:
     """One key per environment of a lane; the i-th does not depend on how many there are, nor on their devices."""
     index = jnp.arange(number) + parallel.device_index() * number
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def task_keys(keys: PRNGKeyArray) -> PRNGKeyArray:
+    """The keys [K] that the lanes' tasks are drawn with, from the keys [K] of the lanes' seeds.
+
+    They depend on nothing else, so that a lane is trained, evaluated and filmed in one task.
+    """
+    return jax.vmap(lambda key: jax.random.fold_in(key, 3))(keys)
 
 
 def blank_batch(agent: Any, state: PyTree, spec: Spec, length: int) -> Batch:

@@ -28,6 +28,7 @@ class Environment(Protocol):
 
     `reset(keys)` begins new episodes. Functional environments take all their randomness from `keys`, one for each
     environment. Host environments were seeded when they were made, and go on with their own generators.
+    An environment whose attribute `tasks` is true also takes `reset(keys, task_keys)`, one key for the task of each.
     """
 
     spec: Spec
@@ -63,6 +64,12 @@ class World(Protocol):
     Optional: `action_mask(state)`, True for the actions that are allowed now; `optimal_return` and `random_return`,
     the expected return of the best and of the uniformly random policy. A world should be a frozen dataclass: equal
     worlds then share compilations.
+
+    A world of many *tasks* (mazes, rewards, probabilities) has `draw(key) -> task`, a pytree of fixed shape, and its
+    `reset(key, task)` begins the first episode of a life in that task. The next one is begun by
+    `again(key, state) -> state, observation`, from the state in which the last one ended, so that a task can change
+    with the episodes; without it by `reset(key, state.task)`. The environments of one lane live in one task. An int
+    `task` of at least 0 is the seed of the task that all lanes get; -1 leaves it to each lane's seed.
     """
 
     observation: Space
@@ -98,11 +105,21 @@ class Batched:
     def num_envs(self) -> int:
         return self.spec.num_envs
 
-    def reset(self, keys: Key[Array, "B"]) -> tuple[WorldState, Timestep]:
-        """Begin an episode in each environment. All randomness until the next `reset` comes from `keys`."""
+    @property
+    def tasks(self) -> bool:
+        """Whether the world draws tasks."""
+        return callable(getattr(self.world, "draw", None))
+
+    def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[WorldState, Timestep]:
+        """Begin an episode in each environment. All randomness until the next `reset` comes from `keys`.
+
+        task_keys  what the tasks are drawn with, where the world has tasks; equal keys are equal tasks. Without them
+                   each environment draws a task of its own.
+        """
         check_keys(keys, self.num_envs)
-        world, observation = jax.vmap(self.world.reset)(_keys(keys, jnp.zeros(self.num_envs, jnp.int32), 1))
         nothing = jnp.zeros(self.num_envs, jnp.int32)
+        tasks = (jax.vmap(self.world.draw)(self._task_keys(keys, task_keys)),) if self.tasks else ()
+        world, observation = jax.vmap(self.world.reset)(_keys(keys, nothing, 1), *tasks)
         state = WorldState(world=world, key=keys, count=nothing, elapsed=nothing, over=nothing > 0)
         observation = conform(observation, self.spec.observation)
         return state, first_timestep(self.spec, observation, self._mask(world))
@@ -118,7 +135,7 @@ class Batched:
         observation = conform(observation, self.spec.observation)
 
         def renew():
-            world, fresh = jax.vmap(self.world.reset)(_keys(state.key, count, 1))
+            world, fresh = jax.vmap(self._again)(_keys(state.key, count, 1), state.world)
             return select(over, (world, conform(fresh, self.spec.observation)), (stepped, observation))
 
         # A real branch, since nothing here is under vmap: no reset is computed while no episode has ended.
@@ -144,6 +161,22 @@ class Batched:
         )
         return WorldState(world=world, key=state.key, count=count, elapsed=elapsed, over=last), timestep
 
+    def _again(self, key: Key[Array, ""], world: PyTree) -> tuple[PyTree, PyTree]:
+        """The next episode of the life that `world` is in."""
+        if not self.tasks:
+            return self.world.reset(key)
+        if hasattr(self.world, "again"):
+            return self.world.again(key, world)
+        return self.world.reset(key, world.task)
+
+    def _task_keys(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None) -> Key[Array, "B"]:
+        if getattr(self.world, "task", -1) >= 0:
+            return jnp.broadcast_to(jax.random.key(self.world.task), keys.shape)
+        if task_keys is None:
+            return _keys(keys, jnp.zeros(self.num_envs, jnp.int32), 0)  # a number that no step has
+        check_keys(task_keys, self.num_envs)
+        return task_keys
+
     def _mask(self, world: PyTree) -> PyTree:
         return jax.vmap(self.world.action_mask)(world) if self.spec.action_mask else None
 
@@ -156,6 +189,9 @@ def batched(world: World, num_envs: int, *, name: str = "", time_limit: int | No
 
     A world that truncates by a clock of its own is never cut later than that clock says.
     """
+    task = getattr(world, "task", -1)
+    if callable(getattr(world, "draw", None)) and (isinstance(task, bool) or not isinstance(task, int) or task < -1):
+        raise UserError(f"task is {task!r}, expected the seed of a task, a whole number, or -1: by lane.")
     limit = getattr(world, "time_limit", None) if time_limit is None else positive("time_limit", time_limit)
     return Batched(
         world,
@@ -207,6 +243,8 @@ def select(where: Bool[Array, "B"], yes: PyTree, no: PyTree) -> PyTree:
     """Per environment: `yes` where `where` holds, else `no`. Leaves [B, ...]; keeps the dtypes of `no`."""
 
     def pick(a, b):
+        if a is b:  # such as the task that a life is spent in: not copied at each step
+            return b
         a = jnp.asarray(a).astype(b.dtype) if not jnp.issubdtype(b.dtype, jax.dtypes.prng_key) else a
         return jnp.where(where.reshape(where.shape + (1,) * (b.ndim - 1)), a, b)
 

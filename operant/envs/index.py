@@ -31,7 +31,8 @@ def build() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = dict(gymnax.LEFT_OUT)
     for name, world in WORLDS.items():
-        returns = {"optimal_return": world.optimal_return, "random_return": world.random_return}
+        known = {key: getattr(world(), key, None) for key in ("optimal_return", "random_return")}
+        returns = {key: value for key, value in known.items() if value is not None}  # of tasks they differ
         found[name] = _entry(from_world(world, 1, name).spec, "operant", "operant") | returns
     for name in gymnax_library.registered_envs:
         if name not in left_out:

@@ -68,6 +68,14 @@ class _Around:
     def host(self) -> bool:
         return self.env.host
 
+    @property
+    def tasks(self) -> bool:
+        return getattr(self.env, "tasks", False)
+
+    def _begin(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None) -> tuple[PyTree, Timestep]:
+        env: Any = self.env  # only one with tasks takes their keys
+        return env.reset(keys) if task_keys is None else env.reset(keys, task_keys)
+
     def close(self) -> None:
         self.env.close()
 
@@ -102,8 +110,8 @@ class FrameStack(_Around):
     def _refill(self, observation: PyTree) -> PyTree:
         return jax.tree.map(lambda x: jnp.concatenate([x] * self.n, -1), observation)
 
-    def reset(self, keys: Key[Array, "B"]) -> tuple[Wrapped, Timestep]:
-        inner, timestep = self.env.reset(keys)
+    def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[Wrapped, Timestep]:
+        inner, timestep = self._begin(keys, task_keys)
         stack = self._refill(timestep.observation)
         return Wrapped(inner, stack), timestep.replace(observation=stack)
 
@@ -121,8 +129,8 @@ class ClipReward(_Around):
 
     env: Environment
 
-    def reset(self, keys: Key[Array, "B"]) -> tuple[PyTree, Timestep]:
-        return self.env.reset(keys)
+    def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[PyTree, Timestep]:
+        return self._begin(keys, task_keys)
 
     def step(self, state: PyTree, action: PyTree) -> tuple[PyTree, Timestep]:
         state, timestep = self.env.step(state, action)
@@ -146,8 +154,8 @@ class StickyActions(_Around):
         if self.env.spec.action_mask:
             raise UserError(f"sticky actions could repeat a forbidden action: {self.env.spec.name} has action masks.")
 
-    def reset(self, keys: Key[Array, "B"]) -> tuple[Wrapped, Timestep]:
-        inner, timestep = self.env.reset(keys)
+    def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[Wrapped, Timestep]:
+        inner, timestep = self._begin(keys, task_keys)
         count = jnp.zeros(self.num_envs, jnp.uint32)
         return Wrapped(inner, (keys, count, timestep.previous_action, timestep.first)), timestep
 
@@ -184,7 +192,7 @@ class TimeLimit(_Around):
 
     def __post_init__(self):
         positive("time_limit", self.limit)
-        if self.env.host:
+        if self.env.host or self.tasks:  # a reset would begin another life
             raise UserError(f"{self.env.spec.name} cannot be reset from outside: make it with time_limit= instead.")
 
     @property
@@ -192,8 +200,8 @@ class TimeLimit(_Around):
         inner = self.env.spec.time_limit
         return self.env.spec.replace(time_limit=self.limit if inner is None else min(inner, self.limit))
 
-    def reset(self, keys: Key[Array, "B"]) -> tuple[Wrapped, Timestep]:
-        inner, timestep = self.env.reset(keys)
+    def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[Wrapped, Timestep]:
+        inner, timestep = self._begin(keys, task_keys)
         zero = jnp.zeros(self.num_envs, jnp.int32)
         return Wrapped(inner, Clock(keys, zero, zero, zero > 0)), timestep
 
@@ -235,8 +243,8 @@ class PreviousActionReward(_Around):
         }
         return timestep.replace(observation=observation)
 
-    def reset(self, keys: Key[Array, "B"]) -> tuple[PyTree, Timestep]:
-        state, timestep = self.env.reset(keys)
+    def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[PyTree, Timestep]:
+        state, timestep = self._begin(keys, task_keys)
         return state, self._observe(timestep)
 
     def step(self, state: PyTree, action: PyTree) -> tuple[PyTree, Timestep]:

@@ -7,8 +7,8 @@ env_state  the state of a functional world, as its `reset` and `step` return it;
 timestep   a `Timestep` of one environment, without the batch axis, as NumPy arrays
 frame      uint8 [H, W, 3], of the same size at every call
 
-`RENDERERS` names those that belong to one environment.  They look at the observation alone, so that CartPole looks the
-same wherever it comes from.
+`RENDERERS` names those that belong to one environment.  Those of classic control look at the observation alone, so that
+CartPole looks the same wherever it comes from.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from operant.envs.worlds.grids import GRIDS, RANDOM_GRIDS
+from operant.envs.worlds.lifetimes import four_rooms
 from operant.types import Box, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, to_native
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -102,7 +104,8 @@ def _see_newest(timestep: Timestep, space: Space, frame_stack: int) -> Timestep:
 
 
 def _is_image(space: Box) -> bool:
-    return space.dtype == "uint8" and len(space.shape) in (2, 3) and min(space.shape[:2]) >= 5
+    bright = np.ndim(space.high) > 0 or space.high >= 255  # bytes with a low bound are symbols
+    return space.dtype == "uint8" and bright and len(space.shape) in (2, 3) and min(space.shape[:2]) >= 5
 
 
 def _is_grid(space: Box) -> bool:
@@ -229,6 +232,37 @@ def mountain_car(env_state: Any, timestep: Timestep) -> Frame:
     return canvas.frame()
 
 
+def maze(env_state: Any, timestep: Timestep) -> Frame:
+    """A grid world: what is good to collect is green, what is bad orange. The agent is blue."""
+    task = env_state.task
+    there = [(int(cell), GREEN if pay > 0 else ORANGE) for cell, pay, present in
+             zip(env_state.cells, task.reward, env_state.present, strict=True) if present]  # fmt: skip
+    return _plan(np.asarray(task.wall), int(env_state.cell), there)
+
+
+def rooms(env_state: Any, timestep: Timestep) -> Frame:
+    """Four rooms, with the goal that the agent does not see."""
+    return _plan(four_rooms(timestep.observation.shape[0]), int(env_state.cell), [(int(env_state.task), GREEN)])
+
+
+def _plan(wall: Bool[np.ndarray, "H W"], agent: int, things: list[tuple[int, tuple]]) -> Frame:
+    """Walls and things of a grid whose cells are numbered row by row."""
+    height, width = wall.shape
+    side = max(400 // max(wall.shape), 8)
+    canvas = _Canvas(width * side, height * side, side, (0, 0))
+    for row, column in np.argwhere(wall):
+        canvas.rectangle(column, -row - 1, column + 1, -row, INK)
+    for line in range(1, height):
+        canvas.line([(0, -line), (width, -line)], FAINT, 1)
+    for line in range(1, width):
+        canvas.line([(line, 0), (line, -height)], FAINT, 1)
+    middle = lambda cell: (cell % width + 0.5, -(cell // width) - 0.5)  # noqa: E731
+    for cell, color in things:
+        canvas.disc(middle(cell), side * 0.36, color)
+    canvas.disc(middle(agent), side * 0.28, BLUE, PAPER)
+    return canvas.frame()
+
+
 def _polar(center: tuple[float, float], angle: float, radius: float) -> tuple[float, float]:
     return center[0] + radius * math.cos(angle), center[1] + radius * math.sin(angle)
 
@@ -239,6 +273,10 @@ RENDERERS: dict[str, Renderer] = {
     "Acrobot": acrobot,
     "MountainCar": mountain_car,
     "MountainCarContinuous": mountain_car,
+    "EmptyRooms": rooms,
+    "SmallGrid": maze,
+    **{f"Grid-{name}": maze for name in GRIDS},
+    **{f"RandomGrid-{name}": maze for name in RANDOM_GRIDS},
 }
 """Renderers by environment: full names, or names without prefix and version. Add your own."""
 

@@ -25,7 +25,7 @@ from operant.errors import UserError
 from operant.learner import Online, RunState
 from operant.memory.ring import size_in_bytes
 from operant.ops import parallel
-from operant.rollout import Outcome, Stage, play_episodes
+from operant.rollout import Outcome, Stage, play_episodes, task_keys
 from operant.types import PyTree, Spec
 
 AXIS = "devices"
@@ -172,6 +172,11 @@ class Program:
         return run, {**means, **sums, "new_steps": run.steps - before, "updates_done": weight.sum(0)}
 
     # ---------------------------------------------------------------------------------------------------- evaluation
+    @property
+    def playable(self) -> bool:
+        """Whether the agent has a policy of its own: a population that lives in many tasks has none to evaluate."""
+        return getattr(self.agents, "playable", True)
+
     def evaluate(
         self, run: RunState, stream: int, episodes: int | None = None, stochastic: bool | None = None
     ) -> Outcome:
@@ -180,6 +185,9 @@ class Program:
 
         It runs on one device: episodes end at different times, and it is a small part of a run.
         """
+        if not self.playable:
+            name = self.agents.registered_name
+            raise UserError(f"{name} with many lives has no policy to evaluate: use what it learned, `--init-from RUN`")
         episodes = self.eval_episodes if episodes is None else episodes
         stochastic = self.eval_stochastic if stochastic is None else stochastic
         width = min(episodes, 8 if self.env.host else 64)
@@ -189,8 +197,10 @@ class Program:
         env, each = self._eval_envs[width], -(-episodes // width)
 
         def play(agents, states, seeds, stream):
-            keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 7), stream))(seeds)
-            return play_episodes(agents, states, env, keys, each, self.eval_max_steps, explore=stochastic)
+            lanes = jax.vmap(jax.random.key)(seeds)
+            keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 7), stream))(lanes)
+            tasks = task_keys(lanes)
+            return play_episodes(agents, states, env, keys, each, self.eval_max_steps, stochastic, tasks)
 
         args = (run.agent, run.state, jnp.asarray(self.seeds, jnp.uint32), jnp.int32(stream))
         args = jax.device_put(args, jax.devices()[0])

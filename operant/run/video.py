@@ -26,7 +26,7 @@ from operant.envs.envpool import EnvPool
 from operant.envs.gym import Gym
 from operant.envs.wrappers import ClipReward, PreviousActionReward, StickyActions, Wrapped
 from operant.errors import UserError
-from operant.rollout import begin, interact
+from operant.rollout import begin, interact, task_keys
 from operant.run import draw
 from operant.run.mirror import Mirror, NoPicture
 from operant.types import PyTree, Timestep, to_native
@@ -201,8 +201,9 @@ def play(
     pick = lambda tree: jax.device_put(jax.tree.map(lambda x: x[lane : lane + 1], tree), jax.devices()[0])  # noqa: E731
     first = lambda tree: jax.tree.map(lambda x: x[0], tree)  # noqa: E731
     agents, states = pick(run.state.agent), pick(run.state.state)
-    key = jax.random.fold_in(jax.random.key(int(run.program.seeds[lane])), stream)
-    start = jax.jit(lambda agents, states, key: begin(agents, states, env, key[None], 1))
+    seed = jax.random.key(int(run.program.seeds[lane]))
+    key = jax.random.fold_in(seed, stream)
+    start = jax.jit(lambda agents, states, key: begin(agents, states, env, key[None], 1, task_keys(seed[None])))
 
     @jax.jit
     def advance(agents, states, stage, key):

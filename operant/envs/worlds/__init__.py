@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
 from operant.envs import wrappers
 from operant.envs.base import Environment, batched
+from operant.envs.worlds.chains import Chain
+from operant.envs.worlds.grids import GRIDS, RANDOM_GRIDS, Grid, RandomGrid, SmallGrid
+from operant.envs.worlds.lifetimes import EmptyRooms, KeyBox, NonStationaryABC, RandomABC
 from operant.envs.worlds.tiny import Cells, Masked, Pair, Pixels, Recall, Seek, Target
 from operant.errors import check_options
 
-WORLDS = {
+WORLDS: dict[str, Any] = {
     "operant:Cells-v0": Cells,
     "operant:Dict-v0": Seek,
     "operant:Masked-v0": Masked,
@@ -18,9 +22,25 @@ WORLDS = {
     "operant:Pixels-v0": Pixels,
     "operant:Recall-v0": Recall,
     "operant:Target-v0": Target,
+    "operant:Chain-short-v0": Chain,
+    "operant:Chain-long-v0": functools.partial(Chain, longest=50),
+    "operant:Chain-short_noisy-v0": functools.partial(Chain, noisy=True),
+    "operant:Chain-long_noisy-v0": functools.partial(Chain, longest=50, noisy=True),
+    "operant:Chain-distractor-v0": functools.partial(Chain, redraw=True, distractors=20),
+    "operant:EmptyRooms-v0": EmptyRooms,
+    "operant:KeyBox-v0": KeyBox,
+    "operant:NonStationaryABC-v0": NonStationaryABC,
+    "operant:RandomABC-v0": RandomABC,
+    "operant:SmallGrid-v0": SmallGrid,
+    **{f"operant:Grid-{name}-v0": functools.partial(Grid, *grid) for name, grid in GRIDS.items()},
+    **{f"operant:RandomGrid-{name}-v0": functools.partial(RandomGrid, *grid) for name, grid in RANDOM_GRIDS.items()},
 }
+"""Names, and what makes a world: a class, or one with some of its fields given."""
 
-__all__ = ["WORLDS", "Cells", "Masked", "Pair", "Pixels", "Recall", "Seek", "Target", "from_world", "make"]
+__all__ = [
+    "WORLDS", "Cells", "Chain", "EmptyRooms", "Grid", "KeyBox", "Masked", "NonStationaryABC", "Pair", "Pixels",
+    "RandomABC", "RandomGrid", "Recall", "Seek", "SmallGrid", "Target", "from_world", "make",
+]  # fmt: skip
 
 
 def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environment:
@@ -31,13 +51,14 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
 def from_world(world: Any, num_envs: int, name: str = "", **options: Any) -> Environment:
     """A batch of a functional world; a class is constructed with those options that its constructor takes."""
     own: dict[str, Any] = {}
-    if inspect.isclass(world):
+    unmade = inspect.isclass(world) or isinstance(world, functools.partial)
+    if unmade:
         accepted = inspect.signature(world).parameters
         own = {option: options.pop(option) for option in list(options) if option in accepted}
     else:
         accepted = {}
     what = name or (world if inspect.isclass(world) else type(world)).__name__
     check_options(what, options, (*accepted, *wrappers.OPTIONS, "time_limit"))
-    world = world(**own) if inspect.isclass(world) else world
+    world = world(**own) if unmade else world
     limit = options.pop("time_limit", None)
     return wrappers.wrap(batched(world, num_envs, name=what, time_limit=limit), **options)
