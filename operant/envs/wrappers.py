@@ -14,7 +14,7 @@ from operant.envs.base import Environment, clear, conform, positive, select
 from operant.errors import UserError
 from operant.types import Box, Dict, PyTree, Space, Spec, Timestep, struct
 
-OPTIONS = ("frame_stack", "previous_action_reward", "reward_clip", "sticky")
+OPTIONS = ("frame_stack", "live_bonus", "previous_action_reward", "reward_clip", "reward_delay", "sticky")
 """What `make` accepts for every environment, beside the options of its adapter."""
 
 
@@ -24,6 +24,8 @@ def wrap(
     reward_clip: bool = False,
     sticky: float = 0.0,
     previous_action_reward: bool = False,
+    reward_delay: int = 1,
+    live_bonus: float = 0.0,
 ) -> Environment:
     """`env` with the wrappers that the options ask for.
 
@@ -31,11 +33,17 @@ def wrap(
     reward_clip             `reward` clipped to [-1, 1]; `score` stays what the environment said
     sticky                  the probability with which the previous action is repeated instead of the new one
     previous_action_reward  the observation also holds the previous action and reward
+    reward_delay            rewards are summed, and paid every n steps and at the end of an episode
+    live_bonus              what every step pays besides
     """
     if sticky:
         env = StickyActions(env, sticky)
     if reward_clip:
         env = ClipReward(env)
+    if positive("reward_delay", reward_delay) > 1:
+        env = DelayReward(env, reward_delay)
+    if live_bonus:
+        env = LiveBonus(env, live_bonus)
     if positive("frame_stack", frame_stack) > 1:
         env = FrameStack(env, frame_stack)
     if previous_action_reward:
@@ -135,6 +143,49 @@ class ClipReward(_Around):
     def step(self, state: PyTree, action: PyTree) -> tuple[PyTree, Timestep]:
         state, timestep = self.env.step(state, action)
         return state, timestep.replace(reward=timestep.reward.clip(-1.0, 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class DelayReward(_Around):
+    """`reward` summed, and paid every `every` steps of an episode and where it ends, a time limit included.
+
+    `score` is untouched (Zheng et al. 2018 delay the rewards of MuJoCo so).
+    """
+
+    env: Environment
+    every: int = 20
+
+    def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[Wrapped, Timestep]:
+        inner, timestep = self._begin(keys, task_keys)
+        return Wrapped(inner, (jnp.zeros_like(timestep.reward), jnp.zeros(self.num_envs, jnp.int32))), timestep
+
+    def step(self, state: Wrapped, action: PyTree) -> tuple[Wrapped, Timestep]:
+        owed, elapsed = state.memory
+        inner, timestep = self.env.step(state.inner, action)
+        owed = jnp.where(timestep.first, 0.0, owed) + timestep.reward
+        elapsed = jnp.where(timestep.first, 0, elapsed + 1)
+        due = (elapsed % self.every == 0) | timestep.last
+        paid, owed = jnp.where(due, owed, 0.0), jnp.where(due, 0.0, owed)
+        return Wrapped(inner, (owed, elapsed)), timestep.replace(reward=paid)
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveBonus(_Around):
+    """`bonus` added to the `reward` of every step of an episode: what staying alive is worth. `score` is untouched."""
+
+    env: Environment
+    bonus: float
+
+    def __post_init__(self):
+        if isinstance(self.bonus, (bool, str)) or not np.isfinite(self.bonus):
+            raise UserError(f"live_bonus is {self.bonus!r}, expected a number.")
+
+    def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[PyTree, Timestep]:
+        return self._begin(keys, task_keys)
+
+    def step(self, state: PyTree, action: PyTree) -> tuple[PyTree, Timestep]:
+        state, timestep = self.env.step(state, action)
+        return state, timestep.replace(reward=timestep.reward + jnp.where(timestep.first, 0.0, self.bonus))
 
 
 @dataclasses.dataclass(frozen=True)
