@@ -59,6 +59,7 @@ SMALL_OF: dict[str, dict[str, Any]] = {
     "rainbow": {"exploration.start": 1.0, "exploration.end": 0.5, "exploration.fraction": 0.9, "target_period": 16},
     "impala": {"lag": 3},  # so that ratios differ from 1
     "mpo": {"target_period": 2},
+    "stac": {"agent.lag": 3, "auxiliary_hidden": (8,)},
 }
 """Further changes (dotted names) for one method."""
 

@@ -146,13 +146,15 @@ class IMPALA:
         return self.head_loss(policy, value, self.network.rewards(state, batch), batch)
 
     def learn(self, state, batch, key):
-        new, metrics = gradient_step(
-            self.loss, self.optimizer(state), state, batch, key, max_grad_norm=self.max_grad_norm
-        )
+        return *self.descend(self.loss, state, batch, key), ()
+
+    def descend(self, loss, state, batch, key):
+        """One update of the state along a loss, this agent's or one made of several heads', and its metrics."""
+        new, metrics = gradient_step(loss, self.optimizer(state), state, batch, key, max_grad_norm=self.max_grad_norm)
         new = self.network.update_norm(new, batch)
         new = new.replace(steps=state.steps + count_steps(batch))
         if self.lag > 1:
             updates = state.updates + 1
             renew = lambda now, old: jnp.where(updates % self.lag == 0, now, old)  # noqa: E731
             new = new.replace(acting=jax.tree.map(renew, new.params, state.acting), updates=updates)
-        return new, metrics, ()
+        return new, metrics
