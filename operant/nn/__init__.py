@@ -2,12 +2,14 @@
 
 from operant.nn.heads import DuelingHead, PolicyHead, QHead, ValueHead
 from operant.nn.networks import ActionValue, ActorCritic, Critic, Policy
-from operant.nn.recurrent import GRU, LSTM, unroll_backward
+from operant.nn.recurrent import CELLS, GRU, LSTM, Backward, unroll_backward
 from operant.nn.torsos import MLP, Conv, ImpalaResNet, MinAtarCNN, NatureCNN, NoisyDense, Torso
 
 __all__ = [
     "ActionValue",
     "ActorCritic",
+    "Backward",
+    "CELLS",
     "Conv",
     "Critic",
     "DuelingHead",

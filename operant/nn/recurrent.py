@@ -128,3 +128,27 @@ def unroll_backward(
     cut = (discount == 0) | (valid == 0)
     outputs, carry = cell(jnp.flip(inputs, 0), carry, jnp.flip(cut, 0))
     return jnp.flip(outputs, 0), carry
+
+
+class Backward(nn.Module):
+    """A recurrent network that reads trajectories from their ends, as a learned return or update rule does.
+
+    outputs     numbers for each step, made of what is seen there and of everything after it in the same episode
+    scale       gain of the linear layer that makes them
+    activation  of the cell's output before that layer: "relu", or "" for none
+    """
+
+    outputs: int
+    cell: str = "lstm"
+    size: int = 32
+    scale: float = 1.0
+    activation: str = ""
+
+    @nn.compact
+    def __call__(
+        self, seen: Float[Array, "T B D"], discount: Float[Array, "T B"], valid: Float[Array, "T B"]
+    ) -> Float[Array, "T B outputs"]:
+        cell = CELLS[self.cell](self.size)
+        hidden, _ = unroll_backward(cell, seen, cell.initial_carry(seen.shape[1]), discount, valid)
+        hidden = nn.relu(hidden) if self.activation == "relu" else hidden
+        return nn.Dense(self.outputs, kernel_init=orthogonal(self.scale))(hidden)

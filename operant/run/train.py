@@ -340,7 +340,8 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, ti
             all_frozen = len(reported) == program.lanes
             chunk_number = int(run.state.updates) // program.chunk_updates
             improved = False
-            if done or (settings.eval_every and chunk_number % settings.eval_every == 0):
+            due = done or (settings.eval_every and chunk_number % settings.eval_every == 0)
+            if due and program.playable:
                 with _environment_errors(program):
                     evaluation = summarize(program.evaluate(run.state, int(run.state.updates)))
                 evaluation = {"steps": run.steps, "update": int(run.state.updates), **evaluation}

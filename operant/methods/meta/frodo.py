@@ -25,7 +25,7 @@ from operant.agent import agent, child, dial, option
 from operant.errors import UserError
 from operant.meta import MetaState, Tape, blank_inputs
 from operant.methods.policy.a2c import A2C
-from operant.nn.recurrent import CELLS, unroll_backward
+from operant.nn import CELLS, Backward
 from operant.nn.torsos import dense
 from operant.ops.losses import masked_mean
 from operant.ops.optimizers import adam
@@ -39,10 +39,9 @@ class Targets(nn.Module):
 
     @nn.compact
     def __call__(self, inputs, discount, valid):
-        cell = CELLS[self.cell](self.size)
         features = nn.relu(dense(self.size, 2**0.5)(inputs))
-        hidden, _ = unroll_backward(cell, features, cell.initial_carry(inputs.shape[1]), discount, valid)
-        return dense(1, 0.01)(hidden)[..., 0]  # near zero at first: early targets are random
+        # near zero at first: early targets are random
+        return Backward(1, self.cell, self.size, scale=0.01)(features, discount, valid)[..., 0]
 
 
 @agent("frodo")

@@ -1,0 +1,169 @@
+"""LPG: an agent whose update rule is learned (Oh et al. 2020, "Discovering Reinforcement Learning Algorithms", 2007.08794).
+
+A backward recurrent network takes the place of the update: it says how to change the policy, and what a vector of
+predictions, which nobody gave a meaning, should be regressed to.  The rule is learned by `discover:lpg`, over many
+lives of such agents in many tasks; this is one of them, which learns by a rule as it stands (`--init-from RUN`).
+
+Differs from a2c: (1) pi_hat takes the place of the advantage; (2) a prediction y, a distribution over m entries, takes
+the place of the value, and y_hat that of its target; (3) a table suffices where the observation is a number.
+
+Symbols: eta the rule, theta the agent, pi policy, y prediction in the m-simplex, phi an embedding of y, pi_hat and y_hat
+the rule's outputs, alpha_y the prediction's weight, b0 to b3 regularisers (eq. 4 to 6).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from operant.agent import agent, dial, option
+from operant.lives import Readout
+from operant.nn import CELLS, Backward
+from operant.nn.torsos import dense
+from operant.ops.distributions import Categorical
+from operant.ops.losses import masked_mean
+from operant.ops.optimizers import adam, clip_by_global_norm, sgd
+from operant.rollout import blank_batch
+from operant.types import struct, zeros
+
+
+class Rule(nn.Module):
+    """(pi_hat [T, B], y_hat [T, B, m]) from what is seen at each step and everything after it (section 3.1)."""
+
+    cell: str
+    size: int
+    m: int
+    bootstrap: bool
+
+    @nn.compact
+    def __call__(self, batch, gamma, prob, y):
+        embed = nn.Sequential([dense(16, 2**0.5), nn.relu, dense(1, 1.0)])
+        y = embed(y)[..., 0]
+        there = y[1:] * batch.discount if self.bootstrap else jnp.zeros_like(prob)
+        seen = (batch.reward, batch.discount, jnp.broadcast_to(gamma, prob.shape), prob, y[:-1], there)
+        rule = Backward(1 + self.m, self.cell, self.size, scale=0.1, activation="relu")
+        out = rule(jnp.stack(seen, -1), batch.discount, batch.valid)
+        return out[..., 0], jax.nn.softmax(out[..., 1:])
+
+
+@struct(static=("spec",))
+class RuleState:
+    """theta: the agent's parameters; eta: the rule's weights."""
+
+    params: Any
+    opt_state: Any
+    eta: Any
+    spec: Any
+
+
+@agent("lpg")
+class LPG:
+    """An agent that learns by a discovered update rule instead of by an algorithm that somebody wrote down."""
+
+    learning_rate: float = dial(40.0, "step size of policy and prediction; a table's gradients are tiny", low=0.0)
+    alpha_y: float = dial(0.5, "weight of the prediction's regression", low=0.0)
+    gamma: float = dial(0.995, "the discount factor that the rule is shown and judged at", low=0.0, high=1.0)
+    max_grad_norm: float = dial(0.5, "global norm at which the agent's gradient is clipped; inf: off", low=0.0)
+    entropy_cost: float = dial(0.01, "b0, weight of the policy's entropy where the rule is judged", low=0.0)
+    prediction_entropy_cost: float = dial(0.001, "b1, weight of the prediction's entropy there", low=0.0)
+    policy_size_cost: float = dial(0.001, "b2, weight of mean |pi_hat|^2 there", low=0.0)
+    prediction_size_cost: float = dial(0.001, "b3, weight of mean |y_hat|^2 there", low=0.0)
+    num_envs: int = option(64, "environments of one agent", low=1)
+    rollout_length: int = option(20, "steps in each environment between updates", low=1)
+    optimizer: str = option("sgd", "sgd suits tables, adam networks", choices=("sgd", "adam"))
+    bootstrap: bool = option(True, "show the rule the prediction at the next observation")
+    cell: str = option("lstm", "the rule's recurrent cell", choices=tuple(CELLS))
+    size: int = option(256, "units of the rule's cell", low=1)
+    m: int = option(30, "entries of the prediction", low=2)
+    torso: str = option("auto", "encoder of observations that number no table's rows")
+    hidden: tuple[int, ...] = option((32,), "widths of its hidden layers", low=1)
+
+    actions: ClassVar = ("discrete",)
+    presets: ClassVar[dict] = {
+        "worlds": {
+            "source": "a rule a tenth of the paper's size, for two cores; chosen, not tuned",
+            "num_envs": 16,
+            "cell": "gru",
+            "size": 64,
+            "m": 8,
+        },
+        "minatar": {
+            "source": "Oh et al. 2020, the agents of its random grids, with the rule of `worlds`; not measured here",
+            "learning_rate": 1e-3,
+            "optimizer": "adam",
+            "cell": "gru",
+            "size": 64,
+            "m": 8,
+        },
+    }
+
+    @property
+    def rule(self):
+        return Rule(self.cell, self.size, self.m, self.bootstrap)
+
+    def outputs(self, spec):
+        return Readout(spec.observation, spec.action.n + self.m, self.torso, self.hidden)
+
+    def steps(self):
+        return (sgd if self.optimizer == "sgd" else adam)(self.learning_rate)
+
+    def init(self, key, spec):
+        rule_key, agent_key = jax.random.split(key)
+        params = self.outputs(spec).init(agent_key, zeros(spec.observation, (1,)))["params"]
+        state = RuleState(params, self.steps().init(params), (), spec)
+        batch = blank_batch(self, state, spec, self.rollout_length)
+        eta = self.rule.init(rule_key, batch, 0.0, batch.reward, jnp.zeros((*batch.first.shape, self.m)))["params"]
+        return state.replace(eta=eta)
+
+    def start(self, state, batch_size):
+        return ()
+
+    def act(self, state, timestep, carry, key, explore=True):
+        policy = Categorical(self.heads(state.params, state, timestep.observation)[0])
+        return (policy.sample(key) if explore else policy.mode()), (), {}
+
+    def heads(self, params, state, observation):
+        """Logits of pi and of y."""
+        out = self.outputs(state.spec).apply({"params": params}, observation)
+        return out[..., : state.spec.action.n], out[..., state.spec.action.n :]
+
+    def told(self, state, logits, y, batch):
+        """What the rule says about a trajectory, given the agent's outputs [T+1, P] on it as constants."""
+        logits, y = jax.lax.stop_gradient((logits, jax.nn.softmax(y)))
+        prob = jnp.exp(Categorical(logits[:-1]).log_prob(batch.action))
+        return self.rule.apply({"params": state.eta}, batch, self.gamma, prob, y)
+
+    def learn(self, state, batch, key):
+        """theta' = theta + alpha (pi_hat grad log pi(a|s) - alpha_y grad KL(y || y_hat)): eq. 4."""
+        (logits, y), pull = jax.vjp(lambda params: self.heads(params, state, batch.observation), state.params)
+        pi_hat, y_hat = self.told(state, logits, y, batch)
+
+        def loss(logits, y):
+            log_y = jax.nn.log_softmax(y[:-1])
+            kl = jnp.sum(jnp.exp(log_y) * (log_y - jnp.log(y_hat + 1e-8)), -1)
+            gain = pi_hat * Categorical(logits[:-1]).log_prob(batch.action) - self.alpha_y * kl
+            return -masked_mean(gain, batch.valid), masked_mean(kl, batch.valid)
+
+        slopes, kl = jax.grad(loss, (0, 1), has_aux=True)(logits, y)
+        gradient, norm = clip_by_global_norm(pull(slopes)[0], self.max_grad_norm)
+        updates, opt_state = self.steps().update(gradient, state.opt_state, state.params)
+        entropy = masked_mean(Categorical(logits[:-1]).entropy(), batch.valid)
+        size = masked_mean(jnp.abs(pi_hat), batch.valid)
+        metrics = {"entropy": entropy, "prediction_kl": kl, "pi_hat": size, "grad_norm": norm}
+        params = jax.tree.map(jnp.add, state.params, updates)
+        return state.replace(params=params, opt_state=opt_state), metrics, ()
+
+    def judge(self, state, batch, advantage):
+        """The outer loss on a fresh trajectory (eq. 6), and the policy's mean entropy in nats."""
+        (logits, y), valid = self.heads(state.params, state, batch.observation), batch.valid
+        pi_hat, y_hat = self.told(state, logits, y, batch)
+        policy, prediction = Categorical(logits[:-1]), Categorical(y[:-1])
+        entropy = masked_mean(policy.entropy(), valid)
+        gain = masked_mean(policy.log_prob(batch.action) * advantage, valid)
+        gain += self.entropy_cost * entropy + self.prediction_entropy_cost * masked_mean(prediction.entropy(), valid)
+        gain -= self.policy_size_cost * masked_mean(jnp.square(pi_hat), valid)
+        gain -= self.prediction_size_cost * masked_mean(jnp.square(y_hat).mean(-1), valid)
+        return -gain, entropy
