@@ -1,0 +1,34 @@
+"""A reward that the agent learns, where the task's comes late: Zheng, Oh and Singh 2018, the MuJoCo experiments."""
+
+from operant.papers.paper import Arm, Comparison, Paper, Scale
+
+LATE = {"reward_delay": 20}
+LEARNED = {"extrinsic_scale": 0.0, "intrinsic_scale": 1.0}
+BESIDE = {"extrinsic_scale": 1.0, "intrinsic_scale": 0.1}
+MUJOCO = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4")
+
+PAPER = Paper(
+    slug="lirpg",
+    name="LIRPG",
+    title="On Learning Intrinsic Rewards for Policy Gradient Methods",
+    authors="Zheng, Oh, Singh",
+    venue="NeurIPS 2018",
+    arxiv="1804.06459",
+    family="meta",
+    claim="Where the task pays every 20 steps only, PPO learns more from a learned reward alone than from the task's.",
+    arms={
+        "ppo": Arm("ppo"),
+        "learned reward": Arm("lirpg:ppo", LEARNED),
+        "learned reward beside": Arm("lirpg:ppo", BESIDE),
+    },
+    comparisons=(
+        Comparison("learned reward", "ppo"),
+        Comparison("learned reward beside", "ppo", needed=False),
+    ),
+    scales={
+        "smoke": Scale(("Pendulum-v1",), steps=4_000, seeds=2, env_options=LATE),
+        "laptop": Scale(("Pendulum-v1",), steps=200_000, seeds=10, env_options=LATE),
+        "gpu": Scale(("brax:hopper", "brax:halfcheetah"), steps=1_000_000, seeds=10, env_options=LATE),
+        "paper": Scale(MUJOCO, steps=1_000_000, seeds=10, env_options=LATE),
+    },
+)
