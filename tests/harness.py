@@ -64,8 +64,8 @@ SMALL_OF: dict[str, dict[str, Any]] = {
 """Further changes (dotted names) for one method."""
 
 BONUS_OFF: dict[str, dict[str, float]] = {"lirpg": {"intrinsic_scale": 0.0}, "rnd": {"scale": 0.0}}
-"""Dials that take away a method's own reward. A bonus for the observation arrived at is due for terminal observations as
-well; without it nothing may depend on them, and value targets are those of the task's rewards."""
+"""Dials that take away a method's own reward. A bonus for the observation arrived at is due for terminal observations
+as well; without it nothing may depend on them, and value targets are those of the task's rewards."""
 
 _ACTOR_Q = "learns action values: tests/test_actor_q.py computes its targets by hand"
 OTHER_CRITIC: dict[str, str] = {
