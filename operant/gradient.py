@@ -71,7 +71,7 @@ def gradient_step(
     """
 
     def step(carried, inputs):
-        return descend(loss, optimizer, state, *carried, *inputs, max_grad_norm)
+        return descend(loss, optimizer, state, *carried, *inputs, max_grad_norm=max_grad_norm)
 
     if num_epochs == 1 and num_minibatches == 1:
         (params, opt_state), metrics = step((state.params, state.opt_state), (prepare(batch), key))
@@ -97,6 +97,7 @@ def descend(
     opt_state: PyTree,
     batch: Batch,
     key: PRNGKeyArray,
+    *,
     max_grad_norm: Float[Array, ""] | float = jnp.inf,
 ) -> tuple[tuple[PyTree, PyTree], Metrics]:
     """One step down `loss(params, state, batch, key) -> scalar, metrics`: new params and opt_state, and the metrics."""

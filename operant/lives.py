@@ -134,9 +134,8 @@ class Critic:
         return (sgd if self.optimizer == "sgd" else adam)(self.learning_rate)
 
     def _values(self, params: PyTree, batch: Batch, spec: Spec) -> Float[Array, "T1 P"]:
-        return Readout(spec.observation, 1, self.torso, self.hidden).apply({"params": params}, batch.observation)[
-            ..., 0
-        ]
+        readout = Readout(spec.observation, 1, self.torso, self.hidden)
+        return jnp.asarray(readout.apply({"params": params}, batch.observation))[..., 0]
 
     def init(self, key: PRNGKeyArray, spec: Spec) -> tuple[PyTree, PyTree]:
         """(parameters, optimizer's state)"""

@@ -100,13 +100,14 @@ def push(update: Update, eta: PyTree, state: PyTree, before: Tangent | None, *in
         new, *rest = update(unravel(flat), _with_floats(state, floats), *inputs)
         return _floats(new), (new, *rest)
 
-    directions = jnp.eye(flat.size, dtype=flat.dtype)
+    directions = (jnp.eye(flat.size, dtype=flat.dtype),)
     if before is None:
-        along = lambda way: jax.jvp(lambda x: after(x, _floats(state)), (flat,), (way,), has_aux=True)  # noqa: E731
-        _, tangent, out = jax.vmap(along, out_axes=(None, 0, None))(directions)
+        alone = lambda flat: after(flat, _floats(state))  # noqa: E731
+        along = lambda way: jax.jvp(alone, (flat,), (way,), has_aux=True)  # noqa: E731
     else:
-        along = lambda way, t: jax.jvp(after, (flat, _floats(state)), (way, t), has_aux=True)  # noqa: E731
-        _, tangent, out = jax.vmap(along, out_axes=(None, 0, None))(directions, before.state)
+        directions = (*directions, before.state)
+        along = lambda *way: jax.jvp(after, (flat, _floats(state)), way, has_aux=True)  # noqa: E731
+    _, tangent, out = jax.vmap(along, out_axes=(None, 0, None))(*directions)
     return out, Tangent(tangent)
 
 

@@ -48,6 +48,11 @@ SMALL: dict[str, Any] = {
     "learning_starts": 16,
     "random_steps": 8,
     "updates_per_rollout": 2,
+    "inner_updates": 2,
+    "size": 8,
+    "m": 4,
+    "lives": 2,
+    "lifetime": 8,
     "normalize_observation": True,
     "normalize_reward": True,
 }
@@ -57,7 +62,9 @@ SMALL_OF: dict[str, dict[str, Any]] = {
     "d4pg": {"target_period": 2},  # so that the targets move
     "dqn": {"exploration.end": 0.5, "target_period": 16},  # so that random actions show it
     "rainbow": {"exploration.start": 1.0, "exploration.end": 0.5, "exploration.fraction": 0.9, "target_period": 16},
+    "discover": {"agent.learning_rate": 1.0},  # 40 times a gradient is 40 times its rounding
     "impala": {"lag": 3},  # so that ratios differ from 1
+    "lpg": {"learning_rate": 1.0},
     "mpo": {"target_period": 2},
     "stac": {"agent.lag": 3, "auxiliary_hidden": (8,)},
 }
@@ -74,6 +81,9 @@ OTHER_CRITIC: dict[str, str] = {
     "mpo": _ACTOR_Q,
     "sac": _ACTOR_Q,
     "td3": _ACTOR_Q,
+    "frodo": "its values regress to a network's targets: tests/test_frodo.py",
+    "lpg": "has predictions without a meaning: tests/test_lpg.py",
+    "discover": "has its base agent's predictions: tests/test_lpg.py",
     "dqn": "learns action values: tests/test_value.py computes its targets by hand",
     "online-q": "learns action values: tests/test_online_q.py computes its targets by hand",
     "rainbow": "learns action values: tests/test_value.py computes its targets by hand",
@@ -81,17 +91,24 @@ OTHER_CRITIC: dict[str, str] = {
 }
 """Methods whose metric `value_loss` is not the mean of (G - V)^2 / 2 with lambda-returns G, and why."""
 
+JUDGED = ("entropy_cost", "prediction_entropy_cost", "policy_size_cost", "prediction_size_cost")
 QUIET: dict[tuple[str, str], str] = {
     ("dqn", "evaluation_epsilon"): "only evaluation reads it",
     ("rainbow", "evaluation_epsilon"): "only evaluation reads it",
     ("mpo", "epsilon_std"): "only continuous actions have a deviation",
     ("sac", "entropy_per_dimension"): "only continuous actions have dimensions",
+    **{("lpg", name): "only a rule's judgement reads it" for name in JUDGED},
+    ("discover", "collapse"): "only a policy that hardly explores ends a life",
     ("meta-gradient", "mu"): "only a trace that is accumulated decays",
     ("meta-gradient", "judge.learning_rate"): "the judge measures, it does not learn",
     ("meta-gradient", "judge.anneal"): "the judge measures, it does not learn",
     ("meta-gradient", "judge.max_grad_norm"): "the judge measures, it does not learn",
 }
 """(method, dial) that changes nothing within four updates of a tiny agent, and why that is right."""
+
+FAINT = ("discover", "lpg")
+"""Methods whose rule, by which nothing was learned yet, hardly listens to the observation behind a time limit;
+tests/test_lpg.py has one that does."""
 
 QUICK = {"xla_backend_optimization_level": 0}
 """Compiling takes most of the time: the same program, with less effort spent on machine code that runs for moments."""

@@ -63,6 +63,13 @@ LEARNS: dict[str, tuple[dict[str, Any], int]] = {
 """Settings (dotted names) and number of updates with which a method surely learns; else those of `plan`."""
 
 
+UNTAUGHT = {
+    "lpg": "learns by a rule, which at first says nothing: tests/test_lpg.py",
+    "discover": "learns a rule over lives, and has no policy of its own: tests/test_lpg.py",
+}
+"""Methods that cannot learn a world from nothing, and why."""
+
+
 def plan(method: str) -> tuple[Any, int]:
     """An agent for tiny worlds, and how many updates it is given: far more than it needs."""
     if method in LEARNS:
@@ -102,6 +109,8 @@ def train(agent: Any, world: Any, updates: int, seeds: int = SEEDS) -> np.ndarra
 
 
 def test_it_learns_a_world_whose_optimum_is_known(method: str):
+    if method in UNTAUGHT:
+        pytest.skip(UNTAUGHT[method])
     agent, updates = plan(method)
     world = Cells() if "discrete" in claims(agent, "actions") else Target()
     returns = train(agent, world, updates)

@@ -52,7 +52,11 @@ def test_a_card_says_what_it_is_and_its_agents_can_be_made(slug):
 def test_the_arms_of_a_card_differ(slug):
     card = papers.get(slug)
     env = card.scales["laptop"].envs[0]
-    made = [str(reproducing._agent(card.scales["laptop"], env, arm)) for arm in card.arms.values()]
+    scale = card.scales["laptop"]
+    made = [
+        str((reproducing._agent(scale, env, arm), {**scale.env_options, **arm.env_options}))
+        for arm in card.arms.values()
+    ]
     assert len(set(made)) == len(made)
 
 

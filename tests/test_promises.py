@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from harness import (
     BONUS_OFF,
+    FAINT,
     LANES,
     OTHER_CRITIC,
     QUIET,
@@ -161,7 +162,8 @@ def test_only_a_time_limit_looks_at_its_last_observation(method: str):
 
     error, name = largest_difference(lesson(2, 0), reference)
     assert error <= 1e-6, f"a terminal observation moved {name} by {error:g}"
-    assert largest_difference(lesson(2, 1), reference)[0] > 1e-5
+    if method not in FAINT:
+        assert largest_difference(lesson(2, 1), reference)[0] > 1e-5
 
 
 def test_a_time_limit_within_a_batch_is_learned_from_as_a_batchs_end(method: str):
@@ -169,6 +171,8 @@ def test_a_time_limit_within_a_batch_is_learned_from_as_a_batchs_end(method: str
     case = ends(method)
     if case.agent.memory is not None:
         pytest.skip("a memory decides what stands side by side")
+    if not getattr(case.agent, "playable", True):
+        pytest.skip("its lives have a number of environments each")
     batch, _ = case.batch()
     beside = lambda x: jnp.concatenate([x[0:2], x[3:5]], axis=1)  # noqa: E731
     ended = lambda x: jnp.concatenate([x[0:3], x[3:6]], axis=1)  # noqa: E731

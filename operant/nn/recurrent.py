@@ -122,10 +122,11 @@ def unroll_backward(
 ) -> tuple[Float[Array, "T B H"], Carry]:
     """Runs a cell from the last step to the first, as networks do that predict from the future.
 
-    The future of step t is cut where the MDP terminated (discount 0) and at the pseudo-transition across an episode
-    boundary (valid 0): there the carry is reset. `first` would reset one step beside it.
+    The future of step t is cut where the MDP terminated (discount 0), and on both sides of the pseudo-transition across
+    an episode boundary (valid 0), which is no experience: there the carry is reset. `first` would reset too early.
     """
-    cut = (discount == 0) | (valid == 0)
+    ends = jnp.concatenate([valid[1:] == 0, jnp.zeros_like(valid[:1], bool)])
+    cut = (discount == 0) | (valid == 0) | ends
     outputs, carry = cell(jnp.flip(inputs, 0), carry, jnp.flip(cut, 0))
     return jnp.flip(outputs, 0), carry
 

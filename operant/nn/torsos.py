@@ -46,19 +46,23 @@ class NoisyDense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B features"]:
         inputs, bound = x.shape[-1], 1.0 / math.sqrt(x.shape[-1])
-        mean = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)  # noqa: E731
+        uniform = lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound)  # noqa: E731
         deviation = nn.initializers.constant(self.sigma0 * bound)
-        kernel = self.param("kernel", mean, (inputs, self.features))
-        bias = self.param("bias", mean, (self.features,))
+        kernel = self.param("kernel", uniform, (inputs, self.features))
+        bias = self.param("bias", uniform, (self.features,))
         kernel_sigma = self.param("kernel_sigma", deviation, (inputs, self.features))
         bias_sigma = self.param("bias_sigma", deviation, (self.features,))
+        rows = x.reshape(-1, inputs)
+        mean = product(rows, kernel).reshape(*x.shape[:-1], -1) + bias
         if not self.has_rng("noise"):
-            return x @ kernel + bias
+            return mean
         e = jax.random.normal(self.make_rng("noise"), (inputs + self.features,))  # one draw compiles to half of two
-        e_in, e_out = jnp.split(jnp.sign(e) * jnp.sqrt(jnp.abs(e)), [inputs])
+        # behind the barrier, lest XLA draws it anew for every row of the batch, inside the loops that use it
+        e = jax.lax.optimization_barrier(jnp.sign(e) * jnp.sqrt(jnp.abs(e)))
+        e_in, e_out = jnp.split(e, [inputs])
         # (sigma * outer(e_in, e_out)) applied without forming the outer product
-        noise = ((x * e_in) @ kernel_sigma + bias_sigma) * e_out
-        return x @ kernel + bias + noise
+        noise = (product(rows * e_in, kernel_sigma).reshape(mean.shape) + bias_sigma) * e_out
+        return mean + noise
 
 
 def linear(features: int, scale: float, sigma0: float = 0.0) -> nn.Module:

@@ -29,10 +29,12 @@ FEWEST_SEEDS = 8  # below, the interval of a difference is too narrow to rest a 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One thing that is compared: a method by name and how it differs from its preset (dotted names of fields)."""
+    """One thing that is compared: a method by name, how it differs from its preset (dotted names of fields), and how
+    its environment differs from the scale's."""
 
     method: str
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

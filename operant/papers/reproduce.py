@@ -71,11 +71,11 @@ def reproduce(
         chosen: dict[str, float] = {}
         tried: list[dict[str, Any]] = []
         if scale.tuning is not None:
-            settings = _settings(scale, *scale.tuning, TUNING_SEED, _sweep(paper), devices)
+            settings = _settings(scale, arm, *scale.tuning, TUNING_SEED, _sweep(paper), devices)
             run = _run(Stage(env, name, "tuning", plain, settings, directory / "tuning"), told)
             chosen, tried = _best(run, score(run.directory, paper.metric))
             seconds += run.seconds
-        settings = _settings(scale, scale.steps, scale.seeds, FIRST_SEED, (), devices)
+        settings = _settings(scale, arm, scale.steps, scale.seeds, FIRST_SEED, (), devices)
         stage = Stage(env, name, "seeds", contract.with_dials(plain, chosen), settings, directory / "seeds")
         run = _run(stage, told)
         seconds += run.seconds
@@ -87,6 +87,7 @@ def reproduce(
                 "arm": name,
                 "method": arm.method,
                 "changes": arm.changes,
+                "env_options": settings.env_options,
                 "tuned": chosen,
                 "tuning": tried,
                 "agent": contract.to_json(stage.agent),
@@ -126,10 +127,12 @@ def _sweep(paper: Paper) -> tuple[str, ...]:
     return tuple(f"{name}={','.join(repr(float(v)) for v in values)}" for name, values in paper.tune.items())
 
 
-def _settings(scale: Scale, steps: int, seeds: int, seed: int, sweep: tuple[str, ...], devices: int) -> Settings:
+def _settings(
+    scale: Scale, arm: Arm, steps: int, seeds: int, seed: int, sweep: tuple[str, ...], devices: int
+) -> Settings:
     return Settings(
-        steps=steps, seeds=seeds, seed=seed, sweep=sweep, env_options=dict(scale.env_options), devices=devices,
-        keep=1, checkpoint_seconds=120.0,
+        steps=steps, seeds=seeds, seed=seed, sweep=sweep, env_options={**scale.env_options, **arm.env_options},
+        devices=devices, keep=1, checkpoint_seconds=120.0,
     )  # fmt: skip
 
 

@@ -270,18 +270,27 @@ def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start_from(state: RunState, program: Program, other: Run) -> RunState:
-    """Parameters (and normalisers) of another run, lane by lane as far as they go, then from the first again."""
-    ours, theirs = jax.tree.structure(state.state.params), jax.tree.structure(other.state.state.params)
-    shapes = lambda tree: [x.shape[1:] for x in jax.tree.leaves(tree)]  # noqa: E731
-    if ours != theirs or shapes(state.state.params) != shapes(other.state.state.params):
-        raise UserError(f"--init-from {other.path}: its networks have other shapes than this agent's have here")
-    lanes, available = program.lanes, other.program.lanes
-    pick = np.arange(lanes) % available
+    """What another run learned, lane by lane as far as they go, then from the first again."""
+    pick = np.arange(program.lanes) % other.program.lanes
     take = lambda tree: jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[pick]), tree)  # noqa: E731
-    # a target network too, which would otherwise pull the parameters back to where it began
-    names = [name for name in ("params", "norm", "target") if hasattr(state.state, name)]
-    started = state.state.replace(**{name: take(getattr(other.state.state, name)) for name in names})
-    return program.place(state.replace(state=started))
+    shapes = lambda tree: (jax.tree.structure(tree), [x.shape[1:] for x in jax.tree.leaves(tree)])  # noqa: E731
+
+    def carried(ours: Any, theirs: Any) -> Any:
+        """Meta-parameters, or parameters with normalisers; an agent that learns by a rule takes only the rule."""
+        fields = vars(ours)
+        # a target network too, which would otherwise pull the parameters back to where it began
+        names = ("eta",) if "eta" in fields else ("params", "norm", "target")
+        changes = {}
+        for name in (name for name in names if name in fields):
+            found = getattr(theirs, name, None)
+            if shapes(fields[name]) != shapes(found):
+                raise UserError(f"--init-from {other.path}: its networks have other shapes than this agent's have here")
+            changes[name] = take(found)
+        if "agent" in fields:
+            changes["agent"] = carried(ours.agent, getattr(theirs, "agent", None))
+        return ours.replace(**changes)
+
+    return program.place(state.replace(state=carried(state.state, other.state.state)))
 
 
 # -------------------------------------------------------------------------------------------------------------- loop

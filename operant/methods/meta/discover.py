@@ -34,6 +34,10 @@ from operant.types import struct
 class DiscoverState(MetaState):
     """`agent` holds the lives; their agents are (theta, critic), theta being the base agent's state without eta."""
 
+    @property
+    def params(self) -> Any:
+        return self.agent.agents[0].params
+
 
 @agent("discover")
 class Discover:

@@ -1,4 +1,4 @@
-"""LPG: an agent whose update rule is learned (Oh et al. 2020, "Discovering Reinforcement Learning Algorithms", 2007.08794).
+"""LPG: an agent that learns by a discovered rule (Oh et al. 2020, "Discovering RL Algorithms", arXiv 2007.08794).
 
 A backward recurrent network takes the place of the update: it says how to change the policy, and what a vector of
 predictions, which nobody gave a meaning, should be regressed to.  The rule is learned by `discover:lpg`, over many
@@ -7,7 +7,7 @@ lives of such agents in many tasks; this is one of them, which learns by a rule 
 Differs from a2c: (1) pi_hat takes the place of the advantage; (2) a prediction y, a distribution over m entries, takes
 the place of the value, and y_hat that of its target; (3) a table suffices where the observation is a number.
 
-Symbols: eta the rule, theta the agent, pi policy, y prediction in the m-simplex, phi an embedding of y, pi_hat and y_hat
+Symbols: eta the rule, theta the agent, pi policy, y prediction in the m-simplex, phi an embedding of y, pi_hat, y_hat
 the rule's outputs, alpha_y the prediction's weight, b0 to b3 regularisers (eq. 4 to 6).
 """
 

@@ -20,10 +20,14 @@ PAPER = Paper(
         "ppo": Arm("ppo"),
         "learned reward": Arm("lirpg:ppo", LEARNED),
         "learned reward beside": Arm("lirpg:ppo", BESIDE),
+        "ppo, constant bonus": Arm("ppo", env_options={"live_bonus": 0.1}),
+        "ppo, dense": Arm("ppo", env_options={"reward_delay": 1}),
     },
     comparisons=(
         Comparison("learned reward", "ppo"),
+        Comparison("learned reward", "ppo, constant bonus", needed=False),
         Comparison("learned reward beside", "ppo", needed=False),
+        Comparison("ppo, dense", "learned reward", needed=False),
     ),
     scales={
         "smoke": Scale(("Pendulum-v1",), steps=4_000, seeds=2, env_options=LATE),

@@ -49,7 +49,6 @@ PAPER = Paper(
         "gpu": Scale(("Catch-bsuite", "CartPole-v1", "Breakout-MinAtar"), steps=3_000_000, seeds=20),
         "paper": Scale(
             ("Breakout-v5", "Pong-v5", "Qbert-v5", "SpaceInvaders-v5"), steps=50_000_000, seeds=8,
-            arms=("learned, good start", "fixed, good"),
         ),
     },
     notes="The metric is the return of the last tenth of training. The paper's agent is IMPALA with a deep residual "
