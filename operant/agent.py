@@ -6,6 +6,7 @@
     learn(state, batch, key)                       -> state, metrics, feedback   feedback returns to the memory
     observe(state, batch)                          -> state                      with a memory: sees each rollout once
     meta_learn(state, batch, key)                  -> state                      before each `meta_period`-th learn
+    new_tasks(state)                               -> which [B], keys [B]        environments to begin in new tasks
 
 and, for methods that descend a gradient, `loss(params, state, batch, key) -> scalar, metrics`.
 

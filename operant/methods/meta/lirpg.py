@@ -142,7 +142,8 @@ class LIRPG:
         if self.statistics == "constant" or (self.statistics == "auto" and isinstance(base, PPO)):
             optimizer = optimizer.constant_scale()
         minibatch, now = minibatch.replace(extras=extras), (theta.params, theta.opt_state)
-        (params, opt_state), told = descend(base.loss, optimizer, theta, *now, minibatch, key, base.max_grad_norm)
+        clipped = {"max_grad_norm": base.max_grad_norm}
+        (params, opt_state), told = descend(base.loss, optimizer, theta, *now, minibatch, key, **clipped)
         return theta.replace(params=params, opt_state=opt_state), told
 
     def outer(self, eta, theta, minibatch):
