@@ -26,8 +26,8 @@ EPISODES = [(0, 0, 2), (0, 3, 5), (1, 0, 2), (1, 3, 5)]
 """(environment, first row, end) of the four episodes in the harness's batch; only the first terminates."""
 DIALS = {
     "on policy's corner": {},
-    "leaky": {"gae_lambda": 0.8, "leak": 0.4, "clip_rho": 1.1, "clip_c": 0.9},
-    "importance sampling": {"gae_lambda": 0.9, "leak": 0.0},
+    "leaky": {"gae_lambda": 0.8, "truncation": 0.4, "clip_rho": 1.1, "clip_c": 0.9},
+    "importance sampling": {"gae_lambda": 0.9, "truncation": 0.0},
     "truncated to nothing but one step": {"clip_c": 0.0, "clip_rho": 0.7, "policy_cost": 0.3},
 }
 
@@ -46,8 +46,8 @@ def by_hand(agent, batch, value, log_prob):
     """Targets, and advantages with their weights, episode by episode and backwards, in NumPy [T, B]."""
     d = {name: float(x) for name, x in dials(agent).items()}
     ratio = np.exp(log_prob - np.asarray(batch.extras["log_prob"], np.float64))
-    rho = d["leak"] * np.minimum(d["clip_rho"], ratio) + (1 - d["leak"]) * ratio
-    c = d["gae_lambda"] * (d["leak"] * np.minimum(d["clip_c"], ratio) + (1 - d["leak"]) * ratio)
+    rho = d["truncation"] * np.minimum(d["clip_rho"], ratio) + (1 - d["truncation"]) * ratio
+    c = d["gae_lambda"] * (d["truncation"] * np.minimum(d["clip_c"], ratio) + (1 - d["truncation"]) * ratio)
     reward, targets, advantages = np.asarray(batch.reward, np.float64), np.zeros((5, WIDTH)), np.zeros((5, WIDTH))
     for b, begin_, end in EPISODES:
         error = 0.0
@@ -105,7 +105,7 @@ def test_the_loss_of_other_parameters_and_its_gradient_equal_those_by_hand(name:
 def test_on_policy_it_is_a2c(gae_lambda: float):
     """And so, with lambda = 1, n-step actor-critic, whatever the clips above 1 and the leak."""
     agent, state, batch, _ = situation()
-    agent = strong(with_dials(agent, {"gae_lambda": gae_lambda, "leak": 0.3, "clip_rho": 1.5}))
+    agent = strong(with_dials(agent, {"gae_lambda": gae_lambda, "truncation": 0.3, "clip_rho": 1.5}))
     same = {name: x for name, x in dials(agent).items() if name in dials(op.A2C())}
     a2c = with_dials(op.A2C(network=agent.network), same)
     ours, theirs = (
@@ -126,8 +126,8 @@ def test_importance_sampling_of_an_action_that_was_next_to_impossible_stays_fini
     def total(agent, params):
         return agent.loss(params, state, batch, KEY)[0]
 
-    for leak in (0.0, 0.5, 1.0):
-        tuned = strong(with_dials(agent, {"leak": leak}))
+    for truncation in (0.0, 0.5, 1.0):
+        tuned = strong(with_dials(agent, {"truncation": truncation}))
         value, gradient = jax.jit(jax.value_and_grad(total, (0, 1)), compiler_options=QUICK)(tuned, params)
         assert np.isfinite(value) and all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
@@ -135,7 +135,7 @@ def test_importance_sampling_of_an_action_that_was_next_to_impossible_stays_fini
 def test_meta_gradients_of_all_dials_are_those_of_finite_differences():
     """d J(learn(theta, tau; agent)) / d agent, with the loss of A2C for J: its targets do not move with theta'."""
     agent = op.IMPALA(num_envs=2, network=NARROW).replace(
-        learning_rate=0.02, gae_lambda=0.9, leak=0.6, clip_rho=1.03, clip_c=1.01, max_grad_norm=0.05, eps=1e-4
+        learning_rate=0.02, gae_lambda=0.9, truncation=0.6, clip_rho=1.03, clip_c=1.01, max_grad_norm=0.05, eps=1e-4
     )
     outer, following = strong(op.A2C(num_envs=2, network=NARROW)), two_batches()[1][1]
     with jax.enable_x64(True):

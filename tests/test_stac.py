@@ -188,7 +188,7 @@ def test_only_the_dials_in_over_are_tuned():
     new, metrics, _ = jax.jit(agent.learn, compiler_options=QUICK)(state, batch, KEY)
     assert sorted(differing(new.eta, state.eta)) == ["gae_lambda", "gamma"]
     assert {name for name in metrics if name.startswith("dial ")} == {"dial gamma", "dial gae_lambda"}
-    for name in ("leak", *COSTS):
+    for name in ("truncation", *COSTS):
         assert agent.current(new)[name] == dials(agent.agent)[name]
 
 

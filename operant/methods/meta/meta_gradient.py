@@ -109,6 +109,9 @@ class MetaGradient:
 
     def _loss(self, agent, params, state, batch, key):
         batch = batch.replace(observation=self.shown(batch.observation, batch.first.shape, agent))
+        if self.condition and "value" in batch.extras:  # the values kept from acting were told of the dials of then
+            value = jax.lax.stop_gradient(agent.network.evaluate(state.params, state, batch)[1])
+            batch = batch.replace(extras={**batch.extras, "value": value[:-1]})
         return agent.loss(params, state, batch, key)
 
     def update(self, eta, theta, batch, key):

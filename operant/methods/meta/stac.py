@@ -11,7 +11,7 @@ Differs from impala: (1) the dials in `over` are sigmoids of meta-parameters eta
 not the next one, and has a divergence; weights of losses are shares of the judge's, with one eta for each head.
 
 Symbols: theta parameters, eta meta-parameters, theta' = f(theta; eta) the update, zeta the judge's hyperparameters (the
-dials of `agent`), g_v, g_p, g_e weights of the losses, alpha the leak.
+dials of `agent`), g_v, g_p, g_e weights of the losses, alpha the truncation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from operant.ops.losses import masked_mean
 from operant.ops.optimizers import adam, global_norm
 from operant.types import PyTree, Space, struct, zeros
 
-SHARES = ("gamma", "gae_lambda", "leak")  # from 0 to 1
+SHARES = ("gamma", "gae_lambda", "truncation")  # from 0 to 1
 COSTS = ("value_cost", "policy_cost", "entropy_cost")  # from 0 to the judge's
 
 

@@ -49,7 +49,7 @@ class IMPALA:
     anneal: float = dial(1.0, "share of the step size that is annealed away by the end", low=0.0, high=1.0)
     gamma: float = dial(0.99, "discount factor", low=0.0, high=1.0)
     gae_lambda: float = dial(1.0, "lambda of the traces c: on policy, targets are lambda-returns", low=0.0, high=1.0)
-    leak: float = dial(1.0, "alpha of leaky V-trace; 1: V-trace, 0: plain importance sampling", low=0.0, high=1.0)
+    truncation: float = dial(1.0, "alpha of leaky V-trace; 1: V-trace, 0: plain importance sampling", low=0.0, high=1.0)
     clip_rho: float = dial(1.0, "rho_bar, bound of the ratios that weight errors and the policy's gradient", low=0.0)
     clip_c: float = dial(1.0, "c_bar, bound of the ratios within a trace", low=0.0)
     entropy_cost: float = dial(0.01, "weight of the entropy bonus", low=0.0)
@@ -123,7 +123,7 @@ class IMPALA:
         log_rho, constant = jax.lax.stop_gradient((log_prob - batch.extras["log_prob"], value))
         estimate = functools.partial(
             vtrace, gamma=self.gamma, lam=self.gae_lambda, clip_rho=self.clip_rho, clip_c=self.clip_c,
-            clip_pg=self.clip_rho, alpha_rho=self.leak, alpha_c=self.leak,
+            clip_pg=self.clip_rho, alpha_rho=self.truncation, alpha_c=self.truncation,
         )  # fmt: skip
         trace = jax.vmap(estimate, in_axes=1, out_axes=1)(reward, batch.discount, valid, constant, log_rho)
         policy_loss = masked_mean(policy_gradient_loss(log_prob, trace.pg_advantages), valid)
