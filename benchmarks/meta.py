@@ -22,14 +22,15 @@ HERE = Path(__file__).resolve().parent
 SEGMENTS = {"num_envs": 16, "rollout_length": 16}
 INNER = {f"agent.{name}": value for name, value in SEGMENTS.items()}
 STAC = {**SEGMENTS, "network.shared": "yes"}
+INNER_STAC = {f"agent.{name}": value for name, value in STAC.items()}
 CELLS: dict[str, tuple[str, str, dict, int]] = {
     "a2c": ("a2c", "CartPole-v1", SEGMENTS, 400_000),
     "MGRL, forward": ("meta-gradient:a2c", "CartPole-v1", INNER, 400_000),
     "MGRL, reverse": ("meta-gradient:a2c", "CartPole-v1", {**INNER, "mode": "reverse"}, 400_000),
     "FRODO": ("frodo:a2c", "CartPole-v1", INNER, 200_000),
     "impala": ("impala", "CartPole-v1", STAC, 400_000),
-    "STAC": ("stac", "CartPole-v1", {**STAC, "auxiliary_heads": 0}, 200_000),
-    "STACX": ("stac", "CartPole-v1", {**STAC, "auxiliary_heads": 2}, 200_000),
+    "STAC": ("stac", "CartPole-v1", {**INNER_STAC, "auxiliary_heads": 0}, 200_000),
+    "STACX": ("stac", "CartPole-v1", {**INNER_STAC, "auxiliary_heads": 2}, 200_000),
     "discovery": ("discover:lpg", "operant:SmallGrid-v0", {"lives": 32, "inner_updates": 5}, 3_000_000),
 }
 """Name -> (method, environment, changes, steps). Discovery: 32 lives x 16 environments, roll-outs of 20, GRU of 64."""
@@ -69,7 +70,7 @@ def memory(updates: int = 20) -> dict[str, float]:
             agent = methods.build(method, env)
             agent = strong(methods.apply(agent, {**changes, "inner_updates": updates, "remat": remat}))
             spec = registry.make(env, agent.num_envs).spec
-            state = jax.eval_shape(agent.init, jax.random.key(0), spec)
+            state = jax.eval_shape(lambda key, a=agent, p=spec: a.init(key, p), jax.random.key(0))
             batch = jax.eval_shape(lambda s, a=agent, p=spec: blank_batch(a, s, p, a.rollout_length), state)
             step = jax.jit(lambda s, b, k, a=agent: a.meta_learn(s, b, k))
             compiled = step.lower(state, batch, jax.random.key(0)).compile()

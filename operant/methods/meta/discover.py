@@ -55,7 +55,7 @@ class Discover:
     agent: Any = child(LPG, "the agent that lives")
 
     presets: ClassVar[dict] = {
-        "worlds": {"source": "half of the lives, for two cores; chosen, not tuned", "lives": 32},
+        "operant": {"source": "half of the lives, for two cores; chosen, not tuned", "lives": 32},
     }
     keeps_batches: ClassVar[bool] = True
     playable: ClassVar[bool] = False

@@ -83,7 +83,7 @@ class LPG:
 
     actions: ClassVar = ("discrete",)
     presets: ClassVar[dict] = {
-        "worlds": {
+        "operant": {
             "source": "a rule a tenth of the paper's size, for two cores; chosen, not tuned",
             "num_envs": 16,
             "cell": "gru",
@@ -91,7 +91,7 @@ class LPG:
             "m": 8,
         },
         "minatar": {
-            "source": "Oh et al. 2020, the agents of its random grids, with the rule of `worlds`; not measured here",
+            "source": "Oh et al. 2020, the agents of its random grids, with the rule of `operant`; not measured here",
             "learning_rate": 1e-3,
             "optimizer": "adam",
             "cell": "gru",
