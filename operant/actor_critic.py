@@ -154,8 +154,7 @@ class ActorCritic:
         if "advantage" in batch.extras:
             return batch
         value = jax.lax.stop_gradient(self.values(state, batch))
-        estimate = jax.vmap(gae, in_axes=(1, 1, 1, 1, None, None), out_axes=1)
-        advantage = estimate(self.rewards(state, batch), batch.discount, batch.valid, value, gamma, gae_lambda)
+        advantage = advantages(self.rewards(state, batch), value, batch, gamma, gae_lambda)
         extras = {**batch.extras, "advantage": advantage, "target": advantage + value[:-1], "value": value[:-1]}
         return batch.replace(extras=extras)
 
@@ -175,6 +174,14 @@ class ActorCritic:
             seen = batch.extras["discounted_return"]
             norm = norm.replace(discounted_return=norm.discounted_return.update(seen, jnp.ones_like(batch.valid)))
         return state.replace(norm=norm)
+
+
+def advantages(
+    reward: Float[Array, "T B"], value: Float[Array, "T1 B"], batch: Batch, gamma: Array | float, lam: Array | float
+) -> Float[Array, "T B"]:
+    """GAE of these rewards over these values, in the batch's episodes (Schulman et al. 2016, eq. 16)."""
+    columns = (reward, batch.discount, batch.valid, value)
+    return jax.vmap(gae, in_axes=(1, 1, 1, 1, None, None), out_axes=1)(*columns, gamma, lam)
 
 
 def normalize(observation: PyTree, moments: Moments, space: Space, clip: float) -> PyTree:

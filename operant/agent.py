@@ -66,17 +66,23 @@ def agent(name: str) -> Callable[[type[T]], type[T]]:
     def wrap(cls: type[T]) -> type[T]:
         cls = _pytree_dataclass(cls, name)
         if "agent" in {f.name for f in dataclasses.fields(cls)}:  # an agent of an agent shares its base's shapes
-            for shared in ("num_envs", "rollout_length", "memory", "meta_period"):
+            for shared in ("num_envs", "rollout_length", "memory", "meta_period", "playable"):
                 if not hasattr(cls, shared):
                     setattr(cls, shared, property(lambda self, shared=shared: getattr(self.agent, shared)))
             if not hasattr(cls, "meta_learn"):
                 cls.meta_learn = _meta_learn_of_base
+            if not hasattr(cls, "new_tasks"):
+                cls.new_tasks = property(_new_tasks_of_base)
         else:
-            cls.memory = getattr(cls, "memory", None)
-            cls.meta_period = getattr(cls, "meta_period", 0)
+            for hook, usual in (("memory", None), ("meta_period", 0), ("new_tasks", None), ("playable", True)):
+                setattr(cls, hook, getattr(cls, hook, usual))
         return cls
 
     return wrap
+
+
+def _new_tasks_of_base(self):
+    return None if self.agent.new_tasks is None else lambda state: self.agent.new_tasks(state.agent)
 
 
 def _meta_learn_of_base(self, state, batch, key):

@@ -70,23 +70,41 @@ def gradient_step(
     the total `loss` and the norm of the gradient before clipping, `grad_norm`, are added.
     """
 
-    def step(carried, inputs):
-        return descend(loss, optimizer, state, *carried, *inputs, max_grad_norm=max_grad_norm)
+    def step(carried, part, key):
+        params, opt_state = carried
+        return descend(loss, optimizer, state, params, opt_state, part, key, max_grad_norm=max_grad_norm)
 
+    (params, opt_state), metrics = over_minibatches(
+        step, (state.params, state.opt_state), batch, key, num_epochs, num_minibatches, whole_sequences, prepare
+    )
+    return state.replace(params=params, opt_state=opt_state), metrics
+
+
+def over_minibatches(
+    step: Callable[[PyTree, Batch, PRNGKeyArray], tuple[PyTree, Metrics]],
+    carried: PyTree,
+    batch: Batch,
+    key: PRNGKeyArray,
+    num_epochs: int = 1,
+    num_minibatches: int = 1,
+    whole_sequences: bool = False,
+    prepare: Callable[[Batch], Batch] = lambda minibatch: minibatch,
+) -> tuple[PyTree, Metrics]:
+    """`step(carried, minibatch, key) -> carried, metrics` over epochs of minibatches: see `gradient_step`.
+
+    Returns what is carried in the end, and the metrics' means.
+    """
     if num_epochs == 1 and num_minibatches == 1:
-        (params, opt_state), metrics = step((state.params, state.opt_state), (prepare(batch), key))
-        return state.replace(params=params, opt_state=opt_state), metrics
+        return step(carried, prepare(batch), key)
 
     def epoch(carried, key):
-        shuffle_key, loss_key = jax.random.split(key)
+        shuffle_key, step_key = jax.random.split(key)
         parts = minibatches(parallel.local_key(shuffle_key), batch, num_minibatches, whole_sequences)
-        parts = jax.vmap(prepare)(parts)
-        return jax.lax.scan(step, carried, (parts, jax.random.split(loss_key, num_minibatches)))
+        inputs = (jax.vmap(prepare)(parts), jax.random.split(step_key, num_minibatches))
+        return jax.lax.scan(lambda carried, inputs: step(carried, *inputs), carried, inputs)
 
-    (params, opt_state), metrics = jax.lax.scan(
-        epoch, (state.params, state.opt_state), jax.random.split(key, num_epochs)
-    )
-    return state.replace(params=params, opt_state=opt_state), jax.tree.map(jnp.mean, metrics)
+    carried, metrics = jax.lax.scan(epoch, carried, jax.random.split(key, num_epochs))
+    return carried, jax.tree.map(jnp.mean, metrics)
 
 
 def descend(

@@ -117,7 +117,7 @@ class Online:
 
     def _new_tasks(self, run: RunState, keys: PRNGKeyArray) -> Stage:
         """Where interaction stands, after the environments that the agents give up have begun in new tasks."""
-        if not hasattr(run.agent, "new_tasks") or not getattr(self.env, "tasks", False):
+        if run.agent.new_tasks is None or not getattr(self.env, "tasks", False):
             return run.stage
         new, tasks = fold(jax.vmap(lambda a, s: a.new_tasks(s))(run.agent, run.state))
         width = self.env.num_envs // self.lanes

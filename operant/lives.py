@@ -12,14 +12,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
+from operant.actor_critic import advantages
 from operant.agent import dial, option, part
 from operant.nn import Torso
 from operant.nn.torsos import dense
 from operant.ops.losses import l2, masked_mean
 from operant.ops.optimizers import adam, clip_by_global_norm, sgd
-from operant.ops.returns import gae
 from operant.types import Batch, Discrete, PyTree, Space, Spec, struct, zeros
 
 FACTORS = (0.5, 1.0, 2.0)
@@ -35,14 +35,15 @@ class Lives:
               a roll-out and the update that follows it, which is of its predecessor's experience
     left      updates until its end
     task      seed of its task
-    score     of each setting: the mean reward at the end of the lives that had it, and how many they were
+    score     of each of the S settings, the mean reward at the end of the lives that had it
+    ended     of each setting, how many they were
     """
 
     agents: PyTree
     setting: Int[Array, "L"]
     age: Int[Array, "L"]
     left: Int[Array, "L"]
-    task: Int[Array, "L"]
+    task: UInt32[Array, "L"]
     score: Float[Array, "S"]
     ended: Float[Array, "S"]
 
@@ -144,12 +145,9 @@ class Critic:
         return params, self._optimizer().init(params)
 
     def advantages(self, critic: tuple, batch: Batch, spec: Spec, gamma: Array) -> Float[Array, "T P"]:
-        """GAE of one life's trajectory."""
-        return self._advantages(jax.lax.stop_gradient(self._values(critic[0], batch, spec)), batch, gamma)
-
-    def _advantages(self, value, batch, gamma):
-        columns = (batch.reward, batch.discount, batch.valid, value)
-        return jax.vmap(gae, (1, 1, 1, 1, None, None), 1)(*columns, gamma, self.gae_lambda)
+        """GAE of one life's trajectory, over constant values."""
+        value = jax.lax.stop_gradient(self._values(critic[0], batch, spec))
+        return advantages(batch.reward, value, batch, gamma, self.gae_lambda)
 
     def learn(self, critic: tuple, batch: Batch, spec: Spec, gamma: Array) -> tuple[PyTree, PyTree]:
         """One step towards lambda-returns."""
@@ -158,7 +156,7 @@ class Critic:
         def loss(params):
             value = self._values(params, batch, spec)
             constant = jax.lax.stop_gradient(value)
-            target = self._advantages(constant, batch, gamma) + constant[:-1]
+            target = advantages(batch.reward, constant, batch, gamma, self.gae_lambda) + constant[:-1]
             return masked_mean(l2(target - value[:-1]), batch.valid)
 
         gradient, _ = clip_by_global_norm(jax.grad(loss)(params), self.max_grad_norm)

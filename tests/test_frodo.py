@@ -118,7 +118,8 @@ def test_probabilities_are_shown_where_asked():
 
 
 def test_only_actor_critics_take_targets():
-    with pytest.raises(UserError, match="takes no targets"):
-        FRODO(agent=op.DQN()).check()
+    for agent in (op.DQN(), op.IMPALA(), op.REINFORCE()):
+        with pytest.raises(UserError, match="takes no targets"):
+            FRODO(agent=agent).check()
     with pytest.raises(UserError, match="without one"):
         FRODO(agent=FRODO()).check()

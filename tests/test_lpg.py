@@ -200,7 +200,8 @@ def test_a_rule_is_found_that_teaches(tmp_path):
 
 
 def test_only_agents_with_a_rule_are_discovered():
-    with pytest.raises(UserError, match="no rule to learn"):
-        Discover(agent=op.A2C()).check()
+    for agent in (op.A2C(), op.MetaGradient(), op.FRODO()):
+        with pytest.raises(UserError, match="no rule to learn"):
+            Discover(agent=agent).check()
     with pytest.raises(UserError, match="vary names gae_lambda"):
         Discover(vary=("gae_lambda",)).check()

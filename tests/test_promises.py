@@ -171,7 +171,7 @@ def test_a_time_limit_within_a_batch_is_learned_from_as_a_batchs_end(method: str
     case = ends(method)
     if case.agent.memory is not None:
         pytest.skip("a memory decides what stands side by side")
-    if not getattr(case.agent, "playable", True):
+    if not case.agent.playable:
         pytest.skip("its lives have a number of environments each")
     batch, _ = case.batch()
     beside = lambda x: jnp.concatenate([x[0:2], x[3:5]], axis=1)  # noqa: E731

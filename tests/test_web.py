@@ -635,7 +635,7 @@ def test_what_networks_say_is_read_off_every_method(method):
     from operant.web.actor import outputs
 
     agent = harness.tiny_agent(method)
-    if not getattr(agent, "playable", True):
+    if not agent.playable:
         pytest.skip("it has no policy of its own")
     kinds = harness.claims(agent, "actions")
     actions = {"discrete": Discrete(3), "continuous": Box((2,), low=-1.0, high=1.0)}

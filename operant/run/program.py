@@ -172,10 +172,11 @@ class Program:
         return run, {**means, **sums, "new_steps": run.steps - before, "updates_done": weight.sum(0)}
 
     # ---------------------------------------------------------------------------------------------------- evaluation
-    @property
-    def playable(self) -> bool:
-        """Whether the agent has a policy of its own: a population that lives in many tasks has none to evaluate."""
-        return getattr(self.agents, "playable", True)
+    def check_playable(self) -> None:
+        """Raises UserError for an agent without one policy: a population that lives in many tasks."""
+        if not self.agents.playable:
+            name = self.agents.registered_name
+            raise UserError(f"{name} has no one policy to play: use what it learned, with `--init-from RUN`")
 
     def evaluate(
         self, run: RunState, stream: int, episodes: int | None = None, stochastic: bool | None = None
@@ -185,9 +186,7 @@ class Program:
 
         It runs on one device: episodes end at different times, and it is a small part of a run.
         """
-        if not self.playable:
-            name = self.agents.registered_name
-            raise UserError(f"{name} with many lives has no policy to evaluate: use what it learned, `--init-from RUN`")
+        self.check_playable()
         episodes = self.eval_episodes if episodes is None else episodes
         stochastic = self.eval_stochastic if stochastic is None else stochastic
         width = min(episodes, 8 if self.env.host else 64)

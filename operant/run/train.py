@@ -82,7 +82,8 @@ class Run:
         return self.policy_of(best)
 
     def policy_of(self, lane: int, *, stochastic: bool = False) -> Policy:
-        """The policy of one lane."""
+        """The policy of one lane. Raises UserError where the agent has none of its own."""
+        self.program.check_playable()
         pick = lambda tree: jax.tree.map(lambda x: x[lane], tree)  # noqa: E731
         return Policy(
             pick(self.state.agent), pick(self.state.state), self.program.spec, seed=lane, stochastic=stochastic
@@ -350,7 +351,7 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, ti
             chunk_number = int(run.state.updates) // program.chunk_updates
             improved = False
             due = done or (settings.eval_every and chunk_number % settings.eval_every == 0)
-            if due and program.playable:
+            if due and run.agent.playable:
                 with _environment_errors(program):
                     evaluation = summarize(program.evaluate(run.state, int(run.state.updates)))
                 evaluation = {"steps": run.steps, "update": int(run.state.updates), **evaluation}

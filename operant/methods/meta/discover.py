@@ -70,9 +70,9 @@ class Discover:
 
     def check(self):
         name = self.agent.registered_name
-        if not (hasattr(self.agent, "judge") and hasattr(self.agent, "learn")):
+        if not (hasattr(self.agent, "rule") and hasattr(self.agent, "judge")):
             raise UserError(
-                f"discover: {name} has no rule to learn; expected an agent with a method judge, such as lpg"
+                f"discover: {name} has no rule to learn; expected an agent with rule and judge, such as lpg"
             )
         unknown = [dial for dial in self.vary if dial not in dials(self.agent)]
         if unknown:

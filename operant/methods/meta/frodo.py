@@ -25,6 +25,7 @@ from operant.agent import agent, child, dial, option
 from operant.errors import UserError
 from operant.meta import MetaState, Tape, blank_inputs
 from operant.methods.policy.a2c import A2C
+from operant.methods.policy.ppo import PPO
 from operant.nn import CELLS, Backward
 from operant.nn.torsos import dense
 from operant.ops.losses import masked_mean
@@ -75,8 +76,8 @@ class FRODO:
         base = self.agent.registered_name
         if self.agent.meta_period:
             raise UserError(f"frodo: {base} has a meta-gradient of its own; expected an agent without one")
-        if not hasattr(getattr(self.agent, "network", None), "with_advantages") or self.agent.memory is not None:
-            raise UserError(f"frodo: {base} takes no targets from outside; expected an actor-critic such as a2c or ppo")
+        if not isinstance(self.agent, (A2C, PPO)):
+            raise UserError(f"frodo: {base} takes no targets from outside; expected a2c or ppo")
 
     def init(self, key, spec):
         agent_key, rule_key = jax.random.split(key)

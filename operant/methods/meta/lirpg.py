@@ -22,18 +22,17 @@ import jax
 import jax.numpy as jnp
 
 from operant import nn
-from operant.actor_critic import normalize
+from operant.actor_critic import advantages, normalize
 from operant.actor_q import Critic
 from operant.agent import agent, child, dial, option
 from operant.errors import UserError
-from operant.gradient import count_steps, descend, minibatches
+from operant.gradient import count_steps, descend, over_minibatches
 from operant.meta import MetaState
 from operant.methods.policy.a2c import A2C
 from operant.methods.policy.ppo import PPO
 from operant.ops import parallel
 from operant.ops.losses import clipped_surrogate, clipped_value_loss, masked_mean, masked_standardize
 from operant.ops.optimizers import adam, rmsprop
-from operant.ops.returns import gae
 from operant.types import transitions, zeros
 
 
@@ -122,9 +121,8 @@ class LIRPG:
 
     def advantage(self, reward, value, batch):
         """A [T, B] of rewards [T, B], whose gradient is kept, over constant values [T+1, B]."""
-        estimate = jax.vmap(gae, in_axes=(1, 1, 1, 1, None, None), out_axes=1)
         value = jax.lax.stop_gradient(value)
-        return estimate(reward, batch.discount, batch.valid, value, self.agent.gamma, self.agent.gae_lambda)
+        return advantages(reward, value, batch, self.agent.gamma, self.agent.gae_lambda)
 
     def loss(self, params, state, batch, key):
         """The base agent's loss on a rollout with mixed rewards, at the present eta."""
@@ -173,9 +171,7 @@ class LIRPG:
         value, rows = self.prepared(state, batch)
         epochs, number = getattr(base, "num_epochs", 1), getattr(base, "num_minibatches", 1)
 
-        def step(state, inputs):
-            minibatch, key = inputs
-
+        def step(state, minibatch, key):
             def judged(eta):
                 after, metrics = self.inner(eta, state.agent, batch, value, minibatch, key)
                 loss, told = self.outer(eta, after, minibatch)
@@ -185,16 +181,8 @@ class LIRPG:
             state = state.descend(loss, gradient, self.optimizer(theta), self.max_grad_norm).replace(agent=after)
             return state, {**metrics, **state.report}
 
-        def epoch(state, key):
-            shuffle_key, loss_key = jax.random.split(key)
-            parts = minibatches(parallel.local_key(shuffle_key), rows, number, bool(base.network.recurrent))
-            return jax.lax.scan(step, state, (parts, jax.random.split(loss_key, number)))
-
         bonus = parallel.pmean(masked_mean(self.intrinsic(state.eta, theta, batch), batch.valid))
-        if epochs == number == 1:
-            state, metrics = step(state, (rows, key))
-        else:
-            state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, epochs))
+        state, metrics = over_minibatches(step, state, rows, key, epochs, number, bool(base.network.recurrent))
         theta = base.network.update_norm(state.agent, batch)
         theta = theta.replace(steps=theta.steps + count_steps(batch))
-        return state.replace(agent=theta), {**jax.tree.map(jnp.mean, metrics), "intrinsic_reward": bonus}, ()
+        return state.replace(agent=theta), {**metrics, "intrinsic_reward": bonus}, ()

@@ -26,11 +26,11 @@ from operant import nn
 from operant.actor_critic import normalize
 from operant.agent import agent, child, dial, dials, option, with_dials
 from operant.errors import UserError
+from operant.meta import MetaState
 from operant.methods.policy.impala import IMPALA
-from operant.ops import parallel
 from operant.ops.losses import masked_mean
-from operant.ops.optimizers import adam, global_norm
-from operant.types import PyTree, Space, struct, zeros
+from operant.ops.optimizers import adam
+from operant.types import Space, zeros
 
 SHARES = ("gamma", "gae_lambda", "truncation")  # from 0 to 1
 COSTS = ("value_cost", "policy_cost", "entropy_cost")  # from 0 to the judge's
@@ -48,19 +48,6 @@ class Auxiliary(linen.Module):
     def __call__(self, features, mask):
         own = [nn.MLP(self.hidden, self.activation)(features) for _ in range(self.number)]
         return [(nn.PolicyHead(self.space)(x, mask), nn.ValueHead()(x)) for x in own]
-
-
-@struct
-class STACState:
-    """agent: theta; eta: for each tuned dial a logit a head [1 + auxiliary heads], the first of the pair that acts."""
-
-    agent: PyTree
-    eta: dict[str, jax.Array]
-    opt_state: PyTree
-
-    @property
-    def params(self) -> PyTree:
-        return self.agent.params
 
 
 @agent("stac")
@@ -124,7 +111,8 @@ class STAC:
             theta = theta.replace(acting=params) if self.agent.lag > 1 else theta
         logit = jnp.log(self.begin) - jnp.log1p(-self.begin)
         eta = {name: jnp.broadcast_to(logit, (1 + self.auxiliary_heads,)) for name in self.over}
-        return STACState(theta, eta, self.meta_optimizer().init(eta))
+        # for each tuned dial a logit a head, the first being that of the pair that acts
+        return MetaState.begin(theta, eta, self.meta_optimizer())
 
     def meta_optimizer(self):
         return adam(self.meta_learning_rate, eps=self.meta_eps)
@@ -187,13 +175,12 @@ class STAC:
             return self.judge(after.params, theta, batch), (after, metrics)
 
         (value, (after, metrics)), gradient = jax.value_and_grad(judged, has_aux=True)(eta)
-        gradient = parallel.pmean(gradient)
-        updates, opt_state = self.meta_optimizer().update(gradient, state.opt_state, eta)
-        metrics |= {"meta_loss": parallel.pmean(value), "meta_grad_norm": global_norm(gradient)}
+        new = state.descend(value, gradient, self.meta_optimizer()).replace(agent=after)
+        metrics |= new.report
         for i in range(1 + self.auxiliary_heads):  # the dials of auxiliary heads have the head's number
             now = dials(self.tuned(self.of_head(eta, i)))
             metrics |= {f"dial {name}" + f" {i + 1}" * (i > 0): now[name] for name in self.over}
-        return STACState(after, jax.tree.map(jnp.add, eta, updates), opt_state), metrics, ()
+        return new, metrics, ()
 
     def current(self, state):
         """The dials of the pair that acts as they stand, by name."""
