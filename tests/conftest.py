@@ -1,4 +1,4 @@
-"""What the tests over the registry of all methods share. `--methods ppo,a2c` runs them for some methods only."""
+"""What the tests share: which methods they are about (`selection.py`), and the order in which they run."""
 
 from __future__ import annotations
 
@@ -21,24 +21,61 @@ def pytest_configure(config):
     """Compilations are kept between runs, as `operant` keeps them; `--cache-clear` forgets them."""
     import jax
 
+    config.addinivalue_line("markers", "of(method, ...): tests of these methods only, run when one of them is")
+    config.addinivalue_line("markers", "every_method: quick enough to run for all methods each time")
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--methods", default="", help="names of methods, with commas between; default: all")
+    kinds = "all; changed (since they last passed, and a tenth of the others); or names with commas between"
+    parser.addoption("--methods", default="all", help=f"run the tests of these methods: {kinds}")
+    parser.addoption("--record", action="store_true", help="note in tests/tested.json that the methods have passed")
 
 
 def pytest_generate_tests(metafunc):
-    if "method" not in metafunc.fixturenames:
-        return
-    from operant import methods
+    if "method" in metafunc.fixturenames:
+        from operant import methods
 
-    wanted = [name for name in metafunc.config.getoption("--methods").split(",") if name]
-    unknown = set(wanted) - set(methods.entries())
-    if unknown:
-        raise pytest.UsageError(f"--methods: unknown {', '.join(sorted(unknown))}")
-    metafunc.parametrize("method", wanted or sorted(methods.entries()), scope="session")
+        metafunc.parametrize("method", sorted(methods.entries()), scope="session")
+
+
+def _methods_of(item) -> set[str] | None:
+    """The methods that a test is about: its parameter, or what its file or its page says; None if about the house."""
+    called = getattr(item, "callspec", None)
+    if item.get_closest_marker("every_method"):
+        return None
+    if called and "method" in called.params:
+        return {called.params["method"]}
+    if called and "page" in called.params and called.params["page"].parent.name == "methods":
+        return {called.params["page"].stem}
+    mark = item.get_closest_marker("of")
+    return set(mark.args) if mark else None
+
+
+def _chosen(config) -> set[str]:
+    import selection
+
+    try:
+        return selection.choose(config.getoption("--methods"))
+    except ValueError as error:
+        raise pytest.UsageError(f"--methods: {error}") from None
+
+
+def pytest_report_header(config):
+    return f"methods: {', '.join(sorted(_chosen(config)))}"
+
+
+def pytest_sessionfinish(session, exitstatus):
+    config = session.config
+    if not config.getoption("--record") or hasattr(config, "workerinput"):
+        return
+    if exitstatus != pytest.ExitCode.OK or config.option.keyword or config.args != config.getini("testpaths"):
+        print("\nnothing recorded: --record is for a whole run that passes")
+        return
+    import selection
+
+    selection.record(_chosen(config))
 
 
 def _group(item) -> str:
@@ -48,7 +85,12 @@ def _group(item) -> str:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    chosen = _chosen(config)
+    about = [(item, _methods_of(item)) for item in items]
+    left = [item for item, names in about if names is not None and not names & chosen]
+    items[:] = [item for item, names in about if names is None or names & chosen]
+    config.hook.pytest_deselected(items=left)
     # the longest groups first, so that no process waits long for the last one
     first = ("test_docs", "test_cli", "test_actor_q", "test_r2d2")
     order = {name: place for place, name in enumerate(dict.fromkeys([*first, *map(_group, items)]))}

@@ -18,6 +18,8 @@ from operant.methods.value import mpo
 from operant.ops.distributions import Categorical, MultiCategorical, Normal, masked
 from operant.types import Batch, Box, Dict, Discrete, MultiDiscrete, Spec, zeros
 
+pytestmark = pytest.mark.of("d4pg", "ddpg", "mpo", "sac", "td3")
+
 GAMMA, KEY = 0.9, jax.random.key(3)
 OBSERVATION = Box((3,), low=-1.0, high=1.0)
 CONTINUOUS = Spec(OBSERVATION, Box((2,), low=-1.0, high=1.0), num_envs=2)

@@ -18,6 +18,8 @@ from operant.envs.base import batched
 from operant.errors import UserError
 from operant.methods.meta.frodo import FRODO
 
+pytestmark = pytest.mark.of("frodo")
+
 
 def small(base: str = "a2c", **changes):
     agent = shrink(methods.build(f"frodo:{base}"), normalize_observation=False, normalize_reward=False)

@@ -21,6 +21,8 @@ from operant.ops.losses import l2
 from operant.rollout import begin, environment_keys, rollout
 from operant.types import transitions
 
+pytestmark = pytest.mark.of("impala")
+
 KEY = jax.random.key(2)
 EPISODES = [(0, 0, 2), (0, 3, 5), (1, 0, 2), (1, 3, 5)]
 """(environment, first row, end) of the four episodes in the harness's batch; only the first terminates."""

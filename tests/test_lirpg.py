@@ -27,6 +27,8 @@ from operant.gradient import minibatches
 from operant.methods.meta.lirpg import LIRPG
 from operant.types import Box, Discrete, struct
 
+pytestmark = pytest.mark.of("lirpg")
+
 KEY = jax.random.key(7)
 
 

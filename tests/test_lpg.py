@@ -22,6 +22,8 @@ from operant.lives import FACTORS, Lives
 from operant.meta import Tape
 from operant.methods.meta.discover import Discover
 
+pytestmark = pytest.mark.of("lpg", "discover")
+
 
 def small(**changes):
     agent = shrink(methods.build("discover:lpg"), lives=3, rollout_length=6)

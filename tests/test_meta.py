@@ -24,6 +24,8 @@ from operant.ops.optimizers import sgd
 from operant.ops.returns import lambda_returns
 from operant.types import struct
 
+pytestmark = pytest.mark.of("meta-gradient")
+
 K = 3
 BASES = {
     "a2c": ("gamma", "gae_lambda", "entropy_cost", "value_cost", "learning_rate"),

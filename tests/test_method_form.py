@@ -26,6 +26,8 @@ from operant.agent import children, dial_field, dials, is_dial, strong, to_json,
 from operant.errors import UserError
 from operant.methods import from_json
 
+pytestmark = pytest.mark.every_method
+
 CITATION = re.compile(r"arXiv[: ]*\d{4}\.\d{4,5}|\([A-Z][^()]*\b(19|20)\d\d\b", re.S)
 UNIT = {"gamma", "gae_lambda", "lam", "anneal", "tau", "epsilon"}
 """Dials that are shares wherever they occur."""

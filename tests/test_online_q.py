@@ -13,6 +13,8 @@ from operant.envs.base import batched
 from operant.rollout import begin, environment_keys, rollout
 from operant.types import Box, Discrete, Spec, zeros
 
+pytestmark = pytest.mark.of("online-q")
+
 GAMMA = 0.9
 
 

@@ -21,6 +21,8 @@ from operant.memory import Replay, SequenceReplay
 from operant.rollout import begin, blank_batch, environment_keys, rollout
 from operant.types import Batch, Box, Discrete, Spec
 
+pytestmark = pytest.mark.of("r2d2")
+
 KEY = jax.random.key(0)
 
 

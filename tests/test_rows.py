@@ -93,7 +93,7 @@ def stop_after(chunks: int):
     return lambda run, row: int(run.state.updates) >= chunks * run.program.chunk_updates
 
 
-@pytest.mark.parametrize("name", ["dqn", "rainbow"])
+@pytest.mark.parametrize("name", ["dqn", pytest.param("rainbow", marks=pytest.mark.of("rainbow"))])
 def test_resuming_with_a_full_memory_equals_not_stopping(tmp_path: Path, name: str, capsys):
     whole = op.train(agent(name), "CartPole-v1", run_dir=tmp_path / "whole", **SETTINGS)
     op.train(agent(name), "CartPole-v1", run_dir=tmp_path / "cut", callback=stop_after(6), **SETTINGS)

@@ -17,6 +17,8 @@ from operant.errors import UserError
 from operant.methods.meta.stac import COSTS, SHARES, STAC
 from operant.types import Box, Discrete
 
+pytestmark = pytest.mark.of("stac")
+
 KEY = jax.random.key(3)
 
 

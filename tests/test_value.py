@@ -18,6 +18,8 @@ from operant.methods.value.dqn import DQN
 from operant.ops import n_step_parts
 from operant.types import Batch, Box, Discrete, MultiDiscrete, Spec
 
+pytestmark = pytest.mark.of("dqn", "rainbow")
+
 KEY = jax.random.key(0)
 SPEC = Spec(Box((3,)), Discrete(4), num_envs=2, total_steps=1000)
 
