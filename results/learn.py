@@ -2,16 +2,17 @@
 
     python results/learn.py [NAME ...]      all, or some by name
 
-Each file holds the command, every evaluation of the run with every seed's mean, the versions, the hardware and the
-date.  `results/README.md` is made from them by `python results/table.py`.
+A run that was stopped (Ctrl-C) lies in `runs/learning/NAME`; the same command goes on with it.  Each file holds the
+command, every evaluation of the run with every seed's mean, the versions, the hardware and the date.
+`results/README.md` is made from them by `python results/table.py`.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -78,19 +79,29 @@ RUNS = {
 
 def run(name: str) -> None:
     words, goal = RUNS[name]
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = Path(scratch) / "run"
-        command = [sys.executable, "-m", "operant", *words.split(), "--run-dir", str(directory), "--json"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        summary = json.loads(done.stdout.splitlines()[-1])
-        config = json.loads((directory / "config.json").read_text())
-        rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    directory = HERE.parent / "runs" / "learning" / name
+    if (directory / "checkpoints").exists():
+        command = ["resume", str(directory)]
+    else:
+        shutil.rmtree(directory, ignore_errors=True)  # stopped before there was anything to go on with
+        command = [*words.split(), "--run-dir", str(directory)]
+    train = subprocess.Popen([sys.executable, "-m", "operant", *command, "--json"], stdout=subprocess.PIPE, text=True)
+    try:
+        told, _ = train.communicate()
+    except KeyboardInterrupt:  # which the run was told too: it saves and ends
+        train.wait()
+    if train.returncode:
+        raise SystemExit(f"{name}: stopped with code {train.returncode}")
+    summary = json.loads(told.splitlines()[-1])
+    config = json.loads((directory / "config.json").read_text())
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     summary.pop("run")
     evaluations = [{"steps": row["steps"], "returns": row["eval_return"]} for row in rows if "eval_return" in row]
     result = {"name": name, "command": f"operant {words}", "goal": goal, "summary": summary,
               "agent": config["agent"], "machine": config["machine"], "evaluations": evaluations}  # fmt: skip
     (HERE / "learning").mkdir(exist_ok=True)
     (HERE / "learning" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    shutil.rmtree(directory)
     low, high = summary["return_ci"]
     print(f"{name}: {summary['return_mean']:.2f} [{low:.2f}, {high:.2f}] in {summary['seconds']:.0f} s", flush=True)
 
