@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from operant import methods
 from operant.agent import children, dial_field, dials, strong, with_dials
@@ -184,6 +185,25 @@ class Probe:
 
 
 # ----------------------------------------------------------------------------------------------------------- harness
+def course(agent: Any, world: Any, updates: int, keys: PRNGKeyArray | None = None) -> list[tuple[RunState, dict]]:
+    """(run, metrics) after each of so many updates of a fresh run with a lane for each of the keys (one by default)."""
+    keys = jax.random.split(jax.random.key(1), 1) if keys is None else keys
+    lanes = len(keys)
+    env = batched(world, agent.num_envs * lanes)
+    online = Online(env, env.spec.replace(num_envs=agent.num_envs, total_steps=10_000), lanes)
+    agents = jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), strong(agent))
+
+    def begin(agents, keys):
+        return online.init(agents, online.init_agents(agents, keys), keys)
+
+    run = jax.jit(begin, compiler_options=QUICK)(agents, keys)
+    update, seen = jax.jit(online.update, compiler_options=QUICK), []
+    for _ in range(updates):
+        run, metrics = update(run)
+        seen.append((run, metrics))
+    return seen
+
+
 class Harness:
     """A tiny agent in `Probe`, compiled for three lanes and for one. Attributes: agent, spec, learners, trace."""
 

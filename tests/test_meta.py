@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import QUICK, Probe, shrink
+from harness import QUICK, Probe, course, shrink
 from test_contract import doubled, rollouts
 
 import operant as op
@@ -16,7 +16,6 @@ from operant import methods
 from operant.agent import boxed, dials, strong, unboxed, with_dials
 from operant.envs.base import batched
 from operant.errors import UserError
-from operant.learner import Online
 from operant.meta import Tape, push
 from operant.methods.meta.meta_gradient import MetaGradient
 from operant.nn.convolution import product
@@ -45,14 +44,11 @@ def experience(base: str):
     spec = env.spec.replace(total_steps=1000)
     if agent.memory is None:
         _, state, batches = rollouts(agent, env, 8, K + 1)
+        learn = jax.jit(agent.learn, compiler_options=QUICK)
         for batch in batches:  # an optimizer that has run is smooth on the scale of finite differences
-            state, *_ = agent.learn(state, batch, jax.random.key(9))
+            state, *_ = learn(state, batch, jax.random.key(9))
         return agent, state, tuple(batches)
-    online = Online(env, spec, 1)
-    lanes, key = jax.tree.map(lambda x: x[None], agent), jax.random.key(0)
-    run = online.init(lanes, online.init_agents(lanes, key[None]), key[None])
-    for _ in range(4):
-        run, _ = jax.jit(online.update)(run)
+    run = course(agent, Probe(), 4)[-1][0]
     one = jax.tree.map(lambda axis, x: x if axis is None else jax.tree.map(lambda y: y[0], x),
                        run.memory.lane_axes, run.memory, is_leaf=lambda x: x is None)  # fmt: skip
     batches = [agent.memory.sample(one, jax.random.key(i), spec)[0] for i in range(K + 1)]
@@ -155,17 +151,13 @@ def test_mgrl_has_its_closed_form():
         )
 
 
-def trained(agent, updates=7, lanes=2):
-    env = batched(Probe(), agent.num_envs * lanes)
-    online = Online(env, env.spec.replace(num_envs=agent.num_envs, total_steps=10_000), lanes)
-    agents = jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), strong(agent))
-    keys = jax.random.split(jax.random.key(3), lanes)
-    run, seen = online.init(agents, online.init_agents(agents, keys), keys), []
-    update = jax.jit(online.update, compiler_options=QUICK)
-    for _ in range(updates):
-        run, metrics = update(run)
-        seen.append(metrics)
-    return run, {name: np.stack([m[name] for m in seen]) for name in seen[0]}
+KEYS = jax.random.split(jax.random.key(3), 2)
+
+
+def trained(agent, updates=7, keys=KEYS):
+    """The last run, and what each update told: [updates, lanes]."""
+    seen = course(agent, Probe(), updates, keys)
+    return seen[-1][0], {name: np.stack([m[name] for _, m in seen]) for name in seen[0][1]}
 
 
 def small(base="a2c", **changes):
@@ -196,14 +188,7 @@ def test_a_trace_that_is_not_kept_is_mu_zero():
 
 
 def test_a_population_equals_its_members():
-    together = trained(small(), lanes=2)[0]
-    env = batched(Probe(), small().num_envs)
-    online = Online(env, env.spec.replace(total_steps=10_000), 1)
-    agents = jax.tree.map(lambda x: x[None], strong(small()))
-    key = jax.random.split(jax.random.key(3), 2)[1:]
-    run = online.init(agents, online.init_agents(agents, key), key)
-    for _ in range(7):
-        run, _ = jax.jit(online.update, compiler_options=QUICK)(run)
+    together, run = trained(small())[0], trained(small(), keys=KEYS[1:])[0]
     for name, value in run.state.eta.items():
         np.testing.assert_allclose(value[0], together.state.eta[name][1], rtol=1e-4)
 
