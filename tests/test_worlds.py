@@ -32,8 +32,9 @@ from operant.envs.worlds import (
     RandomGrid,
     SmallGrid,
 )
-from operant.envs.worlds.grids import COLUMNS, GRIDS, RANDOM_GRIDS, ROWS, distinct, uniform, vacant
+from operant.envs.worlds.grids import COLUMNS, ROWS, distinct, uniform, vacant
 from operant.envs.worlds.lifetimes import four_rooms
+from operant.envs.worlds.mazes import GRIDS, RANDOM_GRIDS
 from operant.envs.worlds.planning import optimal_return, optimal_values, random_return, random_values
 from operant.errors import UserError
 from operant.run import draw, video

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from operant.envs.worlds.grids import GRIDS, RANDOM_GRIDS
 from operant.envs.worlds.lifetimes import four_rooms
+from operant.envs.worlds.mazes import GRIDS, RANDOM_GRIDS
 from operant.types import Box, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, to_native
 
 Frame = UInt8[np.ndarray, "H W 3"]

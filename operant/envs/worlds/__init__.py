@@ -9,8 +9,9 @@ from typing import Any
 from operant.envs import wrappers
 from operant.envs.base import Environment, batched
 from operant.envs.worlds.chains import Chain
-from operant.envs.worlds.grids import GRIDS, RANDOM_GRIDS, Grid, RandomGrid, SmallGrid
+from operant.envs.worlds.grids import Grid, RandomGrid, SmallGrid
 from operant.envs.worlds.lifetimes import EmptyRooms, KeyBox, NonStationaryABC, RandomABC
+from operant.envs.worlds.mazes import GRIDS, RANDOM_GRIDS
 from operant.envs.worlds.tiny import Cells, Masked, Pair, Pixels, Recall, Seek, Target
 from operant.errors import check_options
 

@@ -9,7 +9,8 @@ steps. There are nine moves (stay, four straight, four diagonal); into a wall, o
 through episodes and returns of objects, and the observation is the number of a state, cell and presence of each object.
 `RandomGrid` puts objects in new cells at every episode's start and at every return, and shows planes.
 
-Tasks are pytrees (`GridTask`), so thousands of them are simulated side by side, and planned in (`planning`).
+Tasks are pytrees (`GridTask`), so thousands of them are simulated side by side, and planned in (`planning`). The mazes
+and objects of the paper's worlds are tables in `mazes`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from operant.envs.worlds.mazes import Objects
 from operant.errors import UserError
 from operant.types import Box, Discrete, struct
 
@@ -201,9 +203,6 @@ class _Tabular(abc.ABC):
 
 
 # -------------------------------------------------------------------------------------------------------------- worlds
-Objects = tuple[tuple[int, float, float, float], ...]
-
-
 def _objects(types: Objects) -> dict[str, Float[Array, "N"]]:
     counts = [kind[0] for kind in types]
     columns = np.repeat(np.array([kind[1:] for kind in types], np.float32), counts, axis=0).T
@@ -380,68 +379,3 @@ class RandomGrid(_Maze):
         shown = jnp.append(jnp.where(state.present, state.cells, -1), state.cell)
         plane = np.append(np.repeat(1 + np.arange(len(self.objects)), [kind[0] for kind in self.objects]), 0)
         return planes(shown, plane, self.observation.shape)
-
-
-# ------------------------------------------------------------------------------------------------------- the card's own
-def _open(height: int, width: int) -> tuple[str, ...]:
-    return ("." * width,) * height
-
-
-DENSE: Objects = ((2, 1.0, 0.0, 0.05), (1, -1.0, 0.5, 0.1), (1, -1.0, 0.0, 0.5))
-LONG: Objects = ((2, 1.0, 0.0, 0.01), (2, -1.0, 0.5, 1.0))
-
-GRIDS: dict[str, tuple[tuple[str, ...], Objects, int]] = {
-    "dense": (_open(11, 11), DENSE, 500),
-    "sparse": (_open(13, 13), ((1, 1.0, 1.0, 0.0), (1, -1.0, 1.0, 0.0)), 50),
-    "long": (_open(11, 11), LONG, 1000),
-    "longer": (
-        (
-            "....#....",
-            ".........",
-            "....#....",
-            "...###...",
-            "....#....",
-            ".........",
-            "....#....",
-        ),
-        ((2, 1.0, 0.1, 0.01), (5, -1.0, 0.8, 1.0)),
-        2000,
-    ),
-    "long_dense": (
-        (
-            "...........",
-            ".....#.....",
-            ".....#.....",
-            ".....#.....",
-            "##.#####.##",
-            ".....#.....",
-            ".....#.....",
-            "...........",
-            ".....#.....",
-            ".....#.....",
-            ".....#.....",
-        ),
-        ((4, 1.0, 0.0, 0.005),),
-        2000,
-    ),
-}
-"""Mazes, objects and caps of the paper's tabular grids."""
-
-RANDOM_GRIDS: dict[str, tuple[tuple[str, ...], Objects, int]] = {
-    "dense": GRIDS["dense"],
-    "long": GRIDS["long"],
-    "small": (
-        (
-            ".......",
-            "..#....",
-            ".......",
-            "....#..",
-            ".......",
-        ),
-        ((2, 1.0, 0.0, 0.05), (2, -1.0, 0.5, 0.1)),
-        500,
-    ),
-    "small_sparse": (_open(5, 7), ((1, 1.0, 1.0, 1.0), (2, -1.0, 1.0, 1.0)), 50),
-    "very_dense": (_open(11, 11), ((1, 1.0, 0.0, 1.0),), 2000),
-}
-"""The same of its random grids."""
