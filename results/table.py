@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from operant.ops.statistics import interquartile_mean
 from operant.papers import corpus
 from operant.papers.listing import best_path
+from operant.scores import interquartile_mean
 
 HERE = Path(__file__).parent
 PAPERS = """# Results

@@ -12,6 +12,7 @@ from scipy import stats
 
 from operant import ops
 from operant.ops import parallel
+from operant.scores import mean_intervals
 
 
 # ------------------------------------------------------------------------------------------------------ on the device
@@ -118,6 +119,23 @@ def test_students_interval_is_scipy_s():
     np.testing.assert_allclose(ops.mean_interval(x, confidence=0.9), expected, rtol=1e-12)
     # By hand: mean 2, deviation 1, t(0.975, 2) = 4.3027.
     np.testing.assert_allclose(ops.mean_interval([1, 2, 3]), [2 - 4.3027 / 3**0.5, 2 + 4.3027 / 3**0.5], atol=1e-4)
+
+
+def test_intervals_of_many_are_those_of_each():
+    x = np.random.default_rng(0).normal(size=(4, 10, 5))
+    mean, low, high = mean_intervals(x)
+    each = [ops.mean_interval(seeds) for seeds in x.reshape(-1, 5)]
+    np.testing.assert_allclose(mean, x.mean(-1), rtol=1e-12)
+    np.testing.assert_allclose(np.stack([low, high], -1).reshape(-1, 2), each, rtol=1e-12)
+
+
+def test_intervals_of_many_leave_out_what_is_not_finite():
+    nan, inf = np.nan, np.inf
+    mean, low, high = mean_intervals([[1.0, nan, 3.0, inf], [0.1, 0.1, nan, 0.1], [7.0, nan, nan, -inf], [nan] * 4])
+    np.testing.assert_array_equal(mean, [2.0, 0.1, 7.0, nan])
+    np.testing.assert_array_equal([low[1], high[1]], [0.1, 0.1])  # constant, exactly
+    np.testing.assert_allclose((low[0], high[0]), ops.mean_interval([1.0, 3.0]))
+    assert np.isnan([low[2:], high[2:]]).all()  # one number has no interval
 
 
 def coverage(interval, draw, truth, repeats=400):

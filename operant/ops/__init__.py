@@ -61,8 +61,8 @@ from operant.ops.returns import (
 )
 from operant.ops.safe import safe_sqrt
 from operant.ops.shuffle import permutation
-from operant.ops.statistics import (
-    Moments,
+from operant.ops.statistics import Moments
+from operant.scores import (
     interquartile_mean,
     iqm_difference_interval,
     mean_interval,

@@ -76,7 +76,7 @@ def show_result(paper: Paper, result: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from operant.ops.statistics import interquartile_mean
+    from operant.scores import interquartile_mean
 
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 200)
     arms = Table(box=None, pad_edge=False)

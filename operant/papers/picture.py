@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from operant.ops.statistics import interquartile_mean, mean_interval
 from operant.papers.paper import Paper
 from operant.run.report import COLOURS, short_number
+from operant.scores import interquartile_mean, mean_interval
 
 
 def draw(paper: Paper, result: dict[str, Any], path: Path) -> None:

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from operant.ops.statistics import (
+from operant.papers.paper import FEWEST_SEEDS, Comparison
+from operant.scores import (
     interquartile_mean,
     iqm_difference_interval,
     probability_of_improvement,
     probability_of_improvement_interval,
 )
-from operant.papers.paper import FEWEST_SEEDS, Comparison
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 Scores = dict[str, dict[str, list[float]]]  # environment -> arm -> one score a seed

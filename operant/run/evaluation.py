@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from operant.ops.statistics import mean_interval
 from operant.rollout import Outcome
+from operant.scores import mean_interval
 
 
 def summarize(outcome: Outcome) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def finish_run(run: Any, *, json_line: bool) -> None:
 
 def settings_table(run: Any) -> list[str]:
     """One line for each setting of a sweep, best first: its dials and its return over seeds."""
-    from operant.ops.statistics import mean_interval
+    from operant.scores import mean_interval
 
     returns = np.array(run.evaluations[-1]["returns"]).reshape(-1, run.settings.seeds)
     lines = []
@@ -279,7 +279,7 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
 
 def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
     """An evaluation as the metrics keep it: one mean per lane, so the interval is over lanes."""
-    from operant.ops.statistics import mean_interval
+    from operant.scores import mean_interval
 
     returns = np.array([x for x in row["eval_return"] if math.isfinite(x)])
     low, high = mean_interval(returns) if len(returns) > 1 else (math.nan, math.nan)
