@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from test_web import HOSTILE, identity, make_result, make_run, row, set_status
+from test_web import HOSTILE, identity, make_learning, make_result, make_run, row, set_status
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
@@ -40,6 +40,10 @@ def place(tmp_path_factory) -> Path:
     )
     make_result(place / "results")
     make_result(place / "results", "acer", verdict=HOSTILE, claim=HOSTILE, metric=HOSTILE)
+    for method in ("a2c", "dqn", "ppo"):
+        make_learning(place / "results", f"{method}-cartpole", method, "CartPole-v1")
+    make_learning(place / "results", "hostile", f"'{HOSTILE}'", f"'{HOSTILE}'", f"--env-options '{HOSTILE}'",
+                  agent={HOSTILE: HOSTILE}, machine={"cpu": HOSTILE})  # fmt: skip
     return place
 
 
@@ -92,8 +96,8 @@ def run_of(name: str) -> str:
 
 FIRST, SECOND = run_of("CartPole-v1/first"), run_of("CartPole-v1/second")
 COMPARE = f"/compare?run={FIRST[6:]}&run={SECOND[6:]}&run={identity(HOSTILE)}"
-EVERY = ["/", "/papers/dqn", "/papers/acer", "/papers/ppo", "/runs", FIRST, SECOND, run_of(HOSTILE), COMPARE,
-         f"{FIRST}/watch"]  # fmt: skip
+EVERY = ["/", "/learning", "/learning/dqn-cartpole", "/learning/hostile", "/papers/dqn", "/papers/acer", "/papers/ppo",
+         "/runs", FIRST, SECOND, run_of(HOSTILE), COMPARE, f"{FIRST}/watch"]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", EVERY)
@@ -110,7 +114,19 @@ def test_a_page_is_whole_at_any_width(page, address, path, width):
     assert page.evaluate(unnamed) == []
 
 
-@pytest.mark.parametrize("path", ["/runs", run_of(HOSTILE), COMPARE, f"{run_of(HOSTILE)}/watch", "/papers/acer", "/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/runs",
+        run_of(HOSTILE),
+        COMPARE,
+        f"{run_of(HOSTILE)}/watch",
+        "/papers/acer",
+        "/",
+        "/learning",
+        "/learning/hostile",
+    ],
+)
 def test_hostile_names_stay_text(page, address, path):
     page.goto(address + path)
     for chart in page.locator(".chart svg").all():
@@ -155,6 +171,22 @@ def test_a_figure_is_read_and_zoomed_by_mouse_and_keys(page, address):
     lines = figure.locator("path.line").count()
     page.locator(".legend button", has_text="gamma 0.99").click()
     assert figure.locator("path.line").count() == lines - 1
+
+
+def test_learning_runs_are_read_side_by_side_and_one_by_one(page, address):
+    page.goto(f"{address}/learning")
+    figure = page.locator(".plot svg").first
+    figure.locator("path.line").nth(2).wait_for(state="attached")
+    figure.hover()
+    tip = page.locator(".tip:visible").inner_text()
+    assert all(method in tip for method in ("a2c", "dqn", "ppo"))
+    page.get_by_role("link", name="dqn").click()
+    page.wait_for_url("**/learning/dqn-cartpole")
+    page.locator(".plot svg").first.locator("path.line").wait_for(state="attached")
+    page.locator(".plot svg").first.focus()
+    page.keyboard.press("End")
+    assert re.search(r"510 \(\d+\.\d+ to \d+", page.locator(".tip").inner_text())
+    assert page.locator(".seed").count() == 3
 
 
 def test_papers_are_found(page, address):
@@ -247,4 +279,7 @@ def test_the_exported_figures_answer_too(page, place):
         page.locator("path.line").first.wait_for(state="attached")
         page.locator(".plot svg").first.hover()
         assert "replay and target" in page.locator(".tip").inner_text()
+        page.get_by_role("link", name="dqn").click()  # one of its learning runs
+        page.wait_for_url("**/learning/dqn-cartpole.html")
+        page.locator("path.line").first.wait_for(state="attached")
         server.shutdown()

@@ -69,7 +69,9 @@ class Walker:
 
 def make_run(tmp_path, env=ENV, evaluations=(), actions=2, **options):
     """What `film` wants to know of a run: lane 0 walks to the left, lane 1 to the right."""
-    program = types.SimpleNamespace(env_name=env, eval_options=options, seeds=np.array([5, 6]), lanes=2)
+    program = types.SimpleNamespace(
+        env_name=env, eval_options=options, seeds=np.array([5, 6]), lanes=2, check_playable=lambda: None
+    )
     return types.SimpleNamespace(
         program=program,
         state=types.SimpleNamespace(agent=Walker(jnp.full(2, actions)), state=jnp.array([0, 1])),
@@ -232,6 +234,15 @@ def test_mistakes_are_one_line(cells_run, arguments, words):
     with pytest.raises(UserError, match=words) as caught:
         video.film(cells_run, **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_an_agent_without_one_policy_is_not_filmed(cells_run):
+    """As of `discover`, which is a population that lives in many tasks."""
+    cells_run.program.agents = types.SimpleNamespace(playable=False, registered_name="discover")
+    cells_run.program.check_playable = types.MethodType(Program.check_playable, cells_run.program)
+    with pytest.raises(UserError, match="discover has no one policy to play") as caught:
+        video.film(cells_run)
+    assert "\n" not in str(caught.value) and not list(cells_run.directory.films.glob("*"))
 
 
 def timestep(observation, action=0, reward=0.0, first=False):

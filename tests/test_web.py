@@ -24,8 +24,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from operant.papers import corpus, names
+from operant.scores import mean_intervals
 from operant.web import curves as curves_module
-from operant.web.curves import BUCKETS, Curves, Series, interval
+from operant.web.curves import BUCKETS, Curves, Series
 from operant.web.guard import Guard
 from operant.web.runs import Runs, identity, open_below
 from operant.web.site import Site
@@ -95,6 +96,25 @@ def make_result(root: Path, slug: str = "dqn", scale: str = "laptop", **changes)
     return path
 
 
+def make_learning(root: Path, name: str, method: str, env: str, flags: str = "", seeds: int = 3, **changes) -> Path:
+    """A learning run as `results/learn.py` writes it."""
+    returns = [[100.0 * t + 10 * i for i in range(seeds)] for t in range(1, 6)]
+    low, high = mean_intervals(returns[-1])[1:] if seeds > 1 else [{"float": "nan"}] * 2
+    summary = {"steps": 5000, "seeds": seeds, "return_mean": float(np.mean(returns[-1])), "return_ci": [low, high],
+               "ci_over": "seeds", "seconds": 240.0}  # fmt: skip
+    evaluations = [{"steps": [1000 * t + i for i in range(seeds)], "returns": r} for t, r in enumerate(returns, 1)]
+    result = {
+        "name": name, "command": f"operant train {method} {env} --steps 5000 --seeds {seeds} --seed 1000 {flags}",
+        "goal": 450, "summary": summary, "agent": {"class": method, "gamma": 0.99, "limit": {"float": "inf"}},
+        "machine": {"date": "2026-02-03T00:00:00", "cpu": "a processor", "cores": 2},
+        "evaluations": evaluations, **changes,
+    }  # fmt: skip
+    path = root / "learning" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result))
+    return path
+
+
 @pytest.fixture
 def place(tmp_path) -> Path:
     """Runs and results, some of which mean harm."""
@@ -105,6 +125,10 @@ def place(tmp_path) -> Path:
     (bad / "films").mkdir()
     (bad / "films" / f"{HOSTILE}.mp4").write_bytes(bytes(range(256)) * 8)
     make_result(tmp_path / "results")
+    make_learning(tmp_path / "results", "dqn-cartpole", "dqn", "CartPole-v1", "--gamma 0.9")
+    make_learning(tmp_path / "results", "a2c-cartpole", "a2c", "CartPole-v1")
+    make_learning(tmp_path / "results", "hostile", f"'{HOSTILE}'", f"'{HOSTILE}'", f"--env-options '{HOSTILE}'",
+                  agent={HOSTILE: HOSTILE}, machine={HOSTILE: HOSTILE, "cpu": HOSTILE, "date": HOSTILE})  # fmt: skip
     return tmp_path
 
 
@@ -124,6 +148,9 @@ def pages(place: Path) -> list[str]:
         "/papers/dqn",
         "/papers/dqn/laptop",
         "/papers/ppo",
+        "/learning",
+        "/learning/dqn-cartpole",
+        "/learning/hostile",
         *own,
         compared,
     ]
@@ -188,6 +215,70 @@ def test_smoke_is_no_verdict_and_what_is_no_result_breaks_no_page(place):
     make_result(place / "results", verdict=HOSTILE)  # a result that changes is read again
     answer = visitor.get("/papers/dqn").text
     assert HOSTILE not in answer and HOSTILE in Reader(answer).text
+
+
+def test_learning_runs_are_listed_with_their_curves_and_each_has_a_page(place):
+    visitor = client(place)
+    page = Reader(visitor.get("/learning").text)
+    links = [a["href"] for tag, a in page.tags if tag == "a" and a.get("href", "").startswith("/learning/")]
+    assert links == ["/learning/hostile", "/learning/a2c-cartpole", "/learning/dqn-cartpole"]
+    for words in ("510.00", "(485.16 to 534.84)", "gamma 0.9", "reached", "4 min", "5k"):
+        assert words in page.text, words
+    paths = [a["d"] for tag, a in page.tags if tag == "path" and a.get("class") == "line"]
+    assert len(paths) == 3 and all(path.count(",") == 5 for path in paths)
+    (source,) = [a["data-src"] for tag, a in page.tags if "data-src" in a]
+    (panel,) = visitor.get(source).json()["panels"]  # of the task that two methods were trained in
+    assert panel["title"] == "CartPole-v1" and [one["name"] for one in panel["series"]] == ["a2c", "dqn, gamma 0.9"]
+    page = Reader(visitor.get("/learning/dqn-cartpole").text)
+    assert "operant train dqn CartPole-v1" in page.text and "a processor, 2 cores" in page.text
+    links = {a.get("href") for tag, a in page.tags if tag == "a"}
+    assert {"/papers/dqn", "/learning/a2c-cartpole"} <= links
+    (source,) = [a["data-src"] for tag, a in page.tags if "data-src" in a]
+    (panel,) = visitor.get(source).json()["panels"]
+    (series,), (score,) = panel["series"], panel["scores"]
+    assert series["x"] == [1000, 2000, 3000, 4000, 5000] and series["mean"][-1] == pytest.approx(510.0)
+    assert series["low"][-1] == pytest.approx(485.159, abs=1e-2) and score["values"] == [500, 510, 520]
+    for missing in ("/learning/none", "/data/learning/none.json", "/learning/..%2Fdqn%2Flaptop"):
+        assert visitor.get(missing).status_code == 404
+
+
+def test_a_papers_page_has_the_learning_runs_of_its_methods(place):
+    visitor = client(place)
+
+    def linked(slug: str) -> list[str]:
+        tags = Reader(visitor.get(f"/papers/{slug}").text).tags
+        return [a["href"] for tag, a in tags if tag == "a" and a.get("href", "").startswith("/learning/")]
+
+    assert linked("dqn") == ["/learning/dqn-cartpole"] and linked("acer") == []
+    assert linked("a3c") == ["/learning/a2c-cartpole"]  # the method of one of its arms
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"command": "rm -rf /"}, {"command": "operant train"}, {"command": "operant train 'ppo"}, {"summary": []},
+        {"evaluations": [{"steps": [1], "returns": [1.0]}, {"steps": [1], "returns": [1.0, 2.0]}]},
+        {"evaluations": [{"returns": [1.0]}]}, {"evaluations": [{"steps": ["a"], "returns": [{}]}]}, {"goal": "high"},
+    ],
+)  # fmt: skip
+def test_what_is_no_learning_run_is_left_out(place, broken):
+    make_learning(place / "results", "broken", "ppo", "CartPole-v1", **broken)
+    visitor = client(place)
+    assert "broken" not in visitor.get("/learning").text and visitor.get("/learning/broken").status_code == 404
+    assert visitor.get("/data/learning.json").status_code == 200
+
+
+def test_runs_of_one_seed_or_without_an_evaluation_are_shown(place):
+    results = place / "results"
+    make_learning(results, "alone", "ppo", "CartPole-v1", seeds=1, goal=None)
+    nothing = {"steps": 10, "seeds": 1, "return_mean": None, "return_ci": [None, None], "seconds": 1.0}
+    make_learning(results, "nothing", "discover:lpg", "CartPole-v1", seeds=1, evaluations=[], summary=nothing)
+    visitor = client(place)
+    assert visitor.get("/learning").text.count("no interval") == 2
+    for name, points in (("alone", 5), ("nothing", 0)):
+        assert visitor.get(f"/learning/{name}").status_code == 200
+        (panel,) = visitor.get(f"/data/learning/{name}.json").json()["panels"]
+        assert len(panel["series"][0]["x"]) == points
 
 
 def test_runs_are_listed_searched_and_ordered(place):
@@ -391,20 +482,6 @@ def test_links_are_not_followed(place, tmp_path_factory):
 
 
 # --------------------------------------------------------------------------------------------------------------- curves
-def test_intervals_are_those_of_the_library():
-    from operant.ops.statistics import mean_interval
-
-    values = np.random.default_rng(0).normal(size=(40, 5))
-    mean, low, high = interval(values)
-    for i, seeds in enumerate(values):
-        assert (low[i], high[i]) == pytest.approx(mean_interval(seeds))
-        assert mean[i] == pytest.approx(seeds.mean())
-    values[0, 1:] = np.nan
-    mean, low, high = interval(values[:1])
-    assert mean[0] == values[0, 0] and np.isnan(low[0]) and np.isnan(high[0])
-    assert np.isnan(interval(np.full((1, 3), np.inf))[0][0])
-
-
 @pytest.mark.parametrize("rows", [1, BUCKETS, BUCKETS + 1, 10_000, 1_000_000])
 def test_a_curve_of_any_length_is_a_few_hundred_points_that_leave_nothing_out(rows):
     random = np.random.default_rng(rows)
@@ -424,7 +501,7 @@ def test_a_curve_of_any_length_is_a_few_hundred_points_that_leave_nothing_out(ro
     means, width = values.mean(1), series.width
     for i in (0, len(points["x"]) // 2, len(points["x"]) - 1):
         inside = slice(i * width, (i + 1) * width)
-        _, low, high = interval(values[inside])
+        _, low, high = mean_intervals(values[inside])
         for name, expected in (("mean", means[inside].mean()), ("low", low.mean()), ("high", high.mean())):
             assert points[name][i] == pytest.approx(expected, rel=1e-4, abs=1e-5)
         if width > 1:
@@ -625,6 +702,19 @@ def test_what_cannot_be_watched_says_why(served):
     site.watchers.processes.clear()
 
 
+@pytest.mark.of("discover")
+def test_a_run_without_one_policy_says_so_instead_of_acting(served):
+    import operant
+    from operant.methods import apply, build
+
+    port, root, _ = served
+    small = {"lives": 2, "agent.num_envs": 2, "agent.size": 8, "agent.m": 4}
+    agent = apply(build("discover:lpg", "operant:SmallGrid-v0"), small)
+    operant.train(agent, "operant:SmallGrid-v0", steps=200, chunks=1, run_dir=root / "rule", quiet=True)
+    (event,) = events(port, f"/runs/{identity('rule')}/watch/stream")
+    assert event[0] == "problem" and "no one policy to play" in event[1]["words"]
+
+
 def test_what_networks_say_is_read_off_every_method(method):
     """By shapes alone: no network is run."""
     import harness
@@ -659,10 +749,8 @@ def test_what_networks_say_is_read_off_every_method(method):
             return outputs(agent, state, timestep, agent.start(state, 1), key, True)
 
         said = {name: shaped.shape for name, shaped in jax.eval_shape(look, jax.random.key(0)).items()}
-        if method == "lpg":  # policy and prediction are one table or layer, and the prediction has no meaning
-            assert said == {}
-            continue
-        assert said.pop("value") == ()
+        if method != "lpg":  # its prediction has no meaning
+            assert said.pop("value") == ()
         if kind == "discrete":
             assert said in ({"probabilities": (3,)}, {"values": (3,)}), said
         else:
@@ -700,7 +788,7 @@ def test_the_export_holds_together(place, capsys):
     out = place / "site"
     with pytest.raises(SystemExit) as end:
         main(["web", "--results", str(place / "results"), "--export", str(out)])
-    assert end.value.code == 0 and f"{len(corpus()) + 2} pages" in capsys.readouterr().out
+    assert end.value.code == 0 and f"{len(corpus()) + 2 + 4} pages" in capsys.readouterr().out
     for page in out.rglob("*.html"):
         reader = Reader(page.read_text(encoding="utf-8"))
         assert any("content-security-policy" in str(a.get("http-equiv")).lower() for _, a in reader.tags)
@@ -714,6 +802,8 @@ def test_the_export_holds_together(place, capsys):
                 assert (out / urlsplit(urljoin(base, link)).path.lstrip("/")).is_file(), (page, tag, link)
     data = json.loads((out / "data" / "dqn" / "laptop.json").read_text())
     assert data["panels"][0]["series"][0]["mean"][-1] == pytest.approx(23.5)
+    data = json.loads((out / "data" / "learning" / "dqn-cartpole.json").read_text())
+    assert data["panels"][0]["series"][0]["mean"][-1] == pytest.approx(510.0)
     assert "/runs" not in (out / "index.html").read_text()
     (place / "mine").mkdir()
     (place / "mine" / "thesis.tex").touch()
@@ -781,7 +871,7 @@ for page in sys.argv[1:]:
 assert "jax" not in sys.modules
 """
     run = identity("CartPole-v1/first")
-    paths = [*pages(place), f"/curves?run={run}", "/data/dqn/laptop.json"]
+    paths = [*pages(place), f"/curves?run={run}", "/data/dqn/laptop.json", "/data/learning.json"]
     subprocess.run([sys.executable, "-c", code, *paths], cwd=place, check=True)
 
 

@@ -59,8 +59,9 @@ def film(
     render      `render(env_state, timestep) -> frame`, in place of the pictures that are known (`operant.run.draw`)
 
     Returns the file and the return (the sum of the true reward) of each episode; the last one's may be cut short.
-    Raises UserError for arguments that do not fit, and where the file cannot be written.  Where an environment's own
-    pictures are not to be had, it says so in one line on standard error, and draws what the agent observes.
+    Raises UserError for arguments that do not fit, for an agent that has no one policy to play, and where the file
+    cannot be written.  Where an environment's own pictures are not to be had, it says so in one line on standard error,
+    and draws what the agent observes.
     """
     for name, value, least in (("episodes", episodes, 1), ("max_steps", max_steps, 1), ("fps", fps, 0)):
         if value < least:
@@ -322,7 +323,11 @@ class _Rendered:
 
 
 def studio(run: Any, lane: int, render: draw.Renderer | None) -> tuple[Any, _Camera, float]:
-    """The environment, what takes its pictures, and the frames per second that suit it."""
+    """The environment, what takes its pictures, and the frames per second that suit it.
+
+    Raises UserError for an agent that has no one policy to play.
+    """
+    run.program.check_playable()
     name, options = run.program.env_name, dict(run.program.eval_options)
     seed = int(np.random.SeedSequence([int(run.program.seeds[lane]), 2]).generate_state(1)[0]) & 0x7FFFFFFF
     env = registry.make(name, 1, [seed], **options)

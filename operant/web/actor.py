@@ -4,22 +4,27 @@
     step      a picture, the action that is chosen there, and what the agent's networks said when it was
     problem   one line for people
 
-What the networks said is read off any agent without its help: while `act` is traced, the outputs of the outermost
-Flax modules that it calls are kept.  A distribution is the policy; numbers are handed to the agent's own `head`.
+What the networks said is read off any agent without its help: while `act` is traced, the distribution that it acts
+from is kept, however it was made, and so are the outputs of the outermost Flax modules that it calls.  The distribution
+is the policy; numbers are handed to the agent's own `head`.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import io
 import json
 import math
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, get_args
 
 FASTEST = 30.0  # pictures a second that are sent
+DRAWS = ("sample", "sample_and_log_prob", "mode")  # how an action is had from a distribution
 NAMES = {
     "CartPole": ("left", "right"),
     "MountainCar": ("left", "coast", "right"),
@@ -123,6 +128,7 @@ def outputs(agent: Any, state: Any, timestep: Any, carry: Any, key: Any, explore
     from flax import linen
 
     seen: list[Any] = []
+    acted: list[Any] = []
 
     def listen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         result = call(*args, **kwargs)
@@ -130,12 +136,12 @@ def outputs(agent: Any, state: Any, timestep: Any, carry: Any, key: Any, explore
             seen.append(result)
         return result
 
-    with linen.intercept_methods(listen):
+    with linen.intercept_methods(listen), _acted_from(acted):
         action, _, extras = agent.act(state, timestep, carry, key, explore)
     while hasattr(agent, "agent") and hasattr(state, "agent"):  # ideas around an agent
         agent, state = agent.agent, state.agent
     said: dict[str, Any] = {}
-    for result in seen:
+    for result in (*seen, *acted[:1]):
         said |= _read(result, agent, jax.random.fold_in(key, 1))
     if isinstance(extras, dict) and "value" in extras:
         said["value"] = extras["value"].reshape(-1)[0]
@@ -146,8 +152,32 @@ def outputs(agent: Any, state: Any, timestep: Any, carry: Any, key: Any, explore
     return said
 
 
+@contextlib.contextmanager
+def _acted_from(acted: list[Any]) -> Iterator[None]:
+    """Appends every distribution that is sampled from, or whose mode is taken, in the order of these calls: one that is
+    made of others comes before them."""
+    from operant.ops.distributions import Distribution
+
+    def listening(method: Any) -> Any:
+        @functools.wraps(method)
+        def call(self: Any, *args: Any) -> Any:
+            acted.append(self)
+            return method(self, *args)
+
+        return call
+
+    kept = [(kind, name, getattr(kind, name)) for kind in get_args(Distribution) for name in DRAWS]
+    for kind, name, method in kept:
+        setattr(kind, name, listening(method))
+    try:
+        yield
+    finally:
+        for kind, name, method in kept:
+            setattr(kind, name, method)
+
+
 def _read(result: Any, agent: Any, key: Any) -> dict[str, Any]:
-    """One network's output."""
+    """One network's output, or the distribution that was acted from."""
     import jax
     import jax.numpy as jnp
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 import functools
 import math
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from operant import methods
-from operant.errors import UserError
 from operant.papers import SCALES, Entry, Paper, corpus, get, names
 from operant.papers.listing import FAMILIES, listing
-from operant.run import files
-from operant.web.curves import interval, plain
+from operant.scores import interquartile_mean, mean_intervals
+from operant.web.curves import plain
+from operant.web.learning import Learning
+from operant.web.results import Results
 
 VERDICTS = {"reproduced": "good", "not reproduced": "bad", "inconclusive": "open"}
 NOT_RUN, WAITS = "not run", "no card yet"
@@ -29,9 +29,9 @@ class Atlas:
     """The corpus, and the results below a directory. A result is read again when its file has changed."""
 
     def __init__(self, results: str | os.PathLike):
-        self.results = Path(results)
-        self._lock = threading.Lock()
-        self._read: dict[Path, tuple[tuple, dict[str, Any] | None]] = {}
+        self.folder = Path(results)
+        self.learning = Learning(self.folder)
+        self._results = Results(_shown)
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each paper: the fields of `operant papers`, with `state` (the verdict, or why there is none) and
@@ -54,22 +54,7 @@ class Atlas:
         """A result as the pages need it; None where there is none, or it is no result."""
         if slug not in corpus() or scale not in SCALES:
             return None
-        path = self.results / slug / f"{scale}.json"
-        try:
-            about = os.lstat(path)
-        except OSError:
-            return None
-        sign = (about.st_mtime_ns, about.st_size, about.st_ino)
-        with self._lock:
-            kept = self._read.get(path)
-        if kept is None or kept[0] != sign:
-            try:
-                kept = sign, _shown(files.read_json(path), scale)
-            except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError):
-                kept = sign, None
-            with self._lock:
-                self._read[path] = kept
-        return kept[1]
+        return self._results.get(self.folder / slug / f"{scale}.json")
 
 
 @functools.cache
@@ -86,7 +71,7 @@ def paper(slug: str) -> tuple[Entry, Paper | None] | None:
 
 
 # ------------------------------------------------------------------------------------------------------------- results
-def _shown(result: dict[str, Any], scale: str) -> dict[str, Any]:
+def _shown(result: dict[str, Any], path: Path) -> dict[str, Any]:
     """A result with what a page computes from it. Raises one of several errors for what is no result."""
     machine = result.get("machine") or {}
     arms = [_arm(arm) for arm in result["arms"]]
@@ -98,7 +83,7 @@ def _shown(result: dict[str, Any], scale: str) -> dict[str, Any]:
         test["axis"] = [low, high] if high > low else [low - 1.0, high + 1.0]
     verdict = str(result["verdict"])
     return {
-        "scale": scale,
+        "scale": path.stem,
         "claim": str(result.get("claim", "")),
         "metric": str(result.get("metric", "")),
         "verdict": verdict,
@@ -114,8 +99,7 @@ def _shown(result: dict[str, Any], scale: str) -> dict[str, Any]:
 
 def _arm(arm: dict[str, Any]) -> dict[str, Any]:
     scores = [float(x) for x in arm["scores"]]
-    finite = np.sort([x for x in scores if math.isfinite(x)])
-    cut = len(finite) // 4  # the interquartile mean, as in operant.ops.statistics, without JAX
+    finite = [x for x in scores if math.isfinite(x)]
     return {
         "env": str(arm["env"]),
         "arm": str(arm["arm"]),
@@ -123,7 +107,7 @@ def _arm(arm: dict[str, Any]) -> dict[str, Any]:
         "tuned": {str(k): float(v) for k, v in arm.get("tuned", {}).items()},
         "steps": int(arm["steps"]),
         "scores": scores,
-        "middle": float(finite[cut : len(finite) - cut].mean()) if len(finite) else math.nan,
+        "middle": interquartile_mean(finite) if finite else math.nan,
         "seconds": float(arm["seconds"]),
         "frozen": [str(line) for line in arm.get("frozen", [])],
         "curve": [{"steps": int(p["steps"]), "returns": [float(x) for x in p["returns"]]} for p in arm["curve"]],
@@ -157,7 +141,7 @@ def figure(result: dict[str, Any]) -> dict[str, Any]:
         series, scores = [], []
         for arm in arms:
             curve = [p for p in arm["curve"] if p["returns"]]
-            mean, low, high = np.array([interval(np.array(p["returns"])) for p in curve]).reshape(-1, 3).T
+            mean, low, high = np.array([mean_intervals(np.array(p["returns"])) for p in curve]).reshape(-1, 3).T
             columns = {"x": [p["steps"] for p in curve], "mean": mean, "low": low, "high": high}
             plainly = {name: [plain(float(x)) for x in column] for name, column in columns.items()}
             series.append({"name": arm["arm"], "colour": colours[arm["arm"]], **plainly})
@@ -175,14 +159,26 @@ def figure(result: dict[str, Any]) -> dict[str, Any]:
 
 # -------------------------------------------------------------------------------------------------------------- source
 @functools.cache
-def sources(slug: str) -> tuple[tuple[str, str, str, str], ...]:
-    """The methods of a paper's arms, each with its summary, its file, and its text with coloured words (as HTML)."""
-    entries, found = methods.entries(), corpus()[slug]
+def methods_of(slug: str) -> tuple[str, ...]:
+    """The methods of a paper's arms, or the method that has the paper's name, as far as they are there."""
     card = get(slug) if slug in names() else None
-    words = [w for arm in card.arms.values() for w in arm.method.split(":")] if card else [found.slug]
+    words = [w for arm in card.arms.values() for w in arm.method.split(":")] if card else [slug]
     known = dict.fromkeys(word.partition("@")[0] for word in words)
+    return tuple(name for name in known if name in methods.entries())
+
+
+@functools.cache
+def papers_of(method: str) -> tuple[Entry, ...]:
+    """The papers whose pages show a method, its own before those that compare with it."""
+    found = [entry for slug, entry in corpus().items() if method in methods_of(slug)]
+    return tuple(sorted(found, key=lambda entry: entry.slug != method))
+
+
+@functools.cache
+def sources(slug: str) -> tuple[tuple[str, str, str, str], ...]:
+    """The methods of a paper, each with its summary, its file, and its text with coloured words (as HTML)."""
     shown = []
-    for entry in (entries[name] for name in known if name in entries):
+    for entry in map(methods.entries().__getitem__, methods_of(slug)):
         path = Path(methods.__file__).parent / entry.family / f"{entry.module.rpartition('.')[2]}.py"
         text = path.read_text(encoding="utf-8")
         shown.append((entry.name, entry.summary, f"operant/methods/{entry.family}/{path.name}", coloured(text)))

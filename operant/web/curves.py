@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from operant.run.writers import MAX_LINE, row_from_text
+from operant.scores import mean_intervals
 
 BUCKETS = 512
 PIECE = 1 << 20  # bytes that are parsed at once
@@ -23,23 +24,6 @@ MOST_GROUPS = 24  # settings of a sweep that are drawn by themselves
 _PLACE = ("update", "steps", "seconds")
 _FIRST = ("eval_return", "train_return")
 NAMES = {"eval_return": "return in evaluation", "train_return": "return in training"}
-
-
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and the ends of its 95 % interval (Student's t) over the last axis, of what is finite; NaN where there is
-    none: a single seed has a mean and no interval."""
-    from scipy.special import stdtrit
-
-    finite = np.isfinite(values)
-    n = finite.sum(-1)
-    some, more = np.maximum(n, 1), np.maximum(n - 1, 1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = np.where(finite, values / some[..., None], 0.0).sum(-1)
-        square = np.where(finite, values - mean[..., None], 0.0) ** 2
-        half = stdtrit(more, 0.975) * np.sqrt(square.sum(-1) / more / some)
-    mean = np.where(n > 0, mean, np.nan)
-    half = np.where((n > 1) & np.isfinite(half), half, np.nan)
-    return mean, mean - half, mean + half
 
 
 class Series:
@@ -52,7 +36,7 @@ class Series:
 
     def extend(self, steps: np.ndarray, seconds: np.ndarray, values: np.ndarray) -> None:
         """steps, seconds: [T]; values: [T, seeds]. Rows without a finite value are left out."""
-        mean, low, high = interval(values)
+        mean, low, high = mean_intervals(values)
         kept = np.isfinite(mean) & np.isfinite(steps)
         steps, seconds, mean, low, high = (x[kept] for x in (steps, seconds, mean, low, high))
         while self.rows + len(mean) > BUCKETS * self.width:

@@ -5,35 +5,42 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from operant.errors import UserError
+from operant.web import learning
 from operant.web.atlas import Atlas, figure
-from operant.web.site import _assets, atlas_page, paper_page, render
+from operant.web.pages import assets, atlas_page, learned_page, learning_page, paper_page, render
 
 MARK = ".operant-web"  # what says that a directory was written by this
 
 
 def export(results: Path, out: Path) -> int:
-    """Writes the atlas and its results to `out`, and returns how many pages that are.
+    """Writes the atlas, its results and the learning runs to `out`, and returns how many pages that are.
 
     Raises UserError where something else is there already, or the disk refuses.
     """
     atlas, pages = Atlas(results), 0
 
-    def page(place: str, template: str, **values: object) -> None:
+    def page(place: str, template: str, section: str = "papers", **values: object) -> None:
         nonlocal pages
         path = out / f"{place}.html"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(template, "papers", _relative(place.count("/")), True, **values), encoding="utf-8")
+        path.write_text(render(template, section, _relative(place.count("/")), True, **values), encoding="utf-8")
         pages += 1
+
+    def data(place: str, values: dict[str, Any]) -> None:
+        path = out / "data" / f"{place}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
 
     try:
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).exists())):
             raise UserError(f"--export {out}: something else is there; name a directory that is new, or empty")
         (out / "static").mkdir(parents=True, exist_ok=True)
         (out / MARK).touch()
-        for name, data in _assets():
-            (out / "static" / name).write_bytes(data)
+        for name, content in assets():
+            (out / "static" / name).write_bytes(content)
         page("index", "atlas.html", **atlas_page(atlas))
         for row in atlas.rows():
             slug = row["slug"]
@@ -41,9 +48,14 @@ def export(results: Path, out: Path) -> int:
             for result in atlas.all_of(slug):
                 place = f"{slug}/{result['scale']}"
                 page(f"papers/{place}", "paper.html", **(paper_page(atlas, slug, result["scale"]) or {}))
-                path = out / "data" / f"{place}.json"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(figure(result), allow_nan=False), encoding="utf-8")
+                data(place, figure(result))
+        rows = atlas.learning.all()
+        page("learning", "learning.html", "learning", **learning_page(atlas))
+        data("learning", learning.together(rows))
+        for row in rows:
+            place = f"learning/{row['name']}"
+            page(place, "learned.html", "learning", **(learned_page(atlas, row["name"]) or {}))
+            data(place, learning.figure(row))
     except OSError as error:
         raise UserError(f"--export {out}: it cannot be written ({error.strerror})") from error
     return pages

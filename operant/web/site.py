@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import math
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from importlib import resources
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import jinja2
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,17 +20,28 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from operant import __version__
 from operant.errors import UserError
-from operant.papers import SCALES
-from operant.papers.listing import FAMILIES
 from operant.run.directory import STATUSES
-from operant.web import watching
-from operant.web.atlas import Atlas, figure, paper, sources
+from operant.web import learning, watching
+from operant.web.atlas import Atlas, figure
 from operant.web.curves import NAMES, Curves
+from operant.web.pages import (
+    KINDS,
+    assets,
+    atlas_page,
+    duration,
+    flat,
+    learned_page,
+    learning_page,
+    number,
+    paper_page,
+    render,
+    short,
+    tables,
+    texts,
+)
 from operant.web.runs import Runs, open_below
 
-KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 PAGE_SIZE = 100  # runs on one page
 MOST_COMPARED = 12
 MOST_LIVE = 4  # curves that move at the top of the list of runs
@@ -48,12 +56,16 @@ class Site:
         self.runs, self.atlas = Runs(runs), Atlas(results)
         self.closing = False
         self.watchers = watching.Watchers()
-        self.assets = {name: (data, KINDS[name[name.rindex(".") :]]) for name, data in _assets()}
+        self.assets = {name: (data, KINDS[name[name.rindex(".") :]]) for name, data in assets()}
         self.app = Starlette(
             routes=[
                 Route("/", self.home),
                 Route("/papers/{slug}", self.paper),
                 Route("/papers/{slug}/{scale}", self.paper),
+                Route("/learning", self.list_learning),
+                Route("/learning/{name}", self.learned),
+                Route("/data/learning.json", self.learning_figure),
+                Route("/data/learning/{name}", self.learning_figure),
                 Route("/data/{slug}/{scale}", self.figure),
                 Route("/runs", self.list_runs),
                 Route("/runs/{run}", self.run),
@@ -92,6 +104,26 @@ class Site:
             raise HTTPException(404, "There is no such result.")
         return JSONResponse(figure(result))
 
+    # ---------------------------------------------------------------------------------------------------- learning
+    def list_learning(self, request: Request) -> Response:
+        return _page("learning.html", "learning", **learning_page(self.atlas))
+
+    def learned(self, request: Request) -> Response:
+        found = learned_page(self.atlas, request.path_params["name"])
+        if found is None:
+            raise HTTPException(404, "There is no such learning run.")
+        return _page("learned.html", "learning", **found)
+
+    def learning_figure(self, request: Request) -> Response:
+        """The curve of one run, or those of all tasks that several runs are of."""
+        known, name = self.atlas.learning, request.path_params.get("name")
+        if name is None:
+            return JSONResponse(learning.together(known.all()))
+        row = known.get(name.removesuffix(".json"))
+        if row is None:
+            raise HTTPException(404, "There is no such learning run.")
+        return JSONResponse(learning.figure(row))
+
     # -------------------------------------------------------------------------------------------------------- runs
     def list_runs(self, request: Request) -> Response:
         everything = self.runs.all()
@@ -123,15 +155,15 @@ class Site:
         curves, summary, config = self.runs.curves(row, GLANCE), self.runs.summary(row), self.runs.config(row)
         return _page(
             "run.html", "runs", row=row, metrics=curves.metrics, unreadable=curves.unreadable, summary=summary,
-            films=self.runs.films(row), tables=_tables(config), has_checkpoint=(row["path"] / "checkpoints").is_dir(),
-            sweep=_texts(config.get("settings"), "sweep"), frozen=_texts(summary, "frozen_lanes"),
+            films=self.runs.films(row), tables=tables(config), has_checkpoint=(row["path"] / "checkpoints").is_dir(),
+            sweep=texts(config.get("settings"), "sweep"), frozen=texts(summary, "frozen_lanes"),
         )  # fmt: skip
 
     def compare(self, request: Request) -> Response:
         rows = [self._row(run) for run in _asked(request)]
         if len(rows) < 2:
             raise HTTPException(404, "Choose two runs or more, in the list of runs.")
-        settings = [_flat(self.runs.config(row)) for row in rows]
+        settings = [flat(self.runs.config(row)) for row in rows]
         keys = sorted({key for one in settings for key in one}, key=_order)
         table = [(key, values, len(set(values)) > 1) for key in keys
                  for values in [[one.get(key, "") for one in settings]]]  # fmt: skip
@@ -256,118 +288,10 @@ class Site:
         return _page("error.html", "", status=status, words=words, code=status)
 
 
-# -------------------------------------------------------------------------------------------------------------- pages
-def atlas_page(atlas: Atlas) -> dict[str, Any]:
-    rows = atlas.rows()
-    families = [(name, words, [row for row in rows if row["family"] == name]) for name, words in FAMILIES.items()]
-    states: dict[str, int] = {}
-    for row in rows:
-        states[row["state"]] = states.get(row["state"], 0) + 1
-    return {"families": [f for f in families if f[2]], "total": len(rows), "states": states,
-            "marks": {row["state"]: row["mark"] for row in rows}}  # fmt: skip
-
-
-def paper_page(atlas: Atlas, slug: str, scale: str | None = None) -> dict[str, Any] | None:
-    """What a paper's page shows, at a scale or the largest one that has a result; None where there is no such thing."""
-    found = paper(slug)
-    if found is None or (scale is not None and atlas.result(slug, scale) is None):
-        return None
-    entry, card = found
-    results = atlas.all_of(slug)
-    result = next((r for r in results if scale is None or r["scale"] == scale), None)
-    return {"entry": entry, "card": card, "result": result, "results": results, "sources": sources(slug),
-            "family": FAMILIES[entry.family], "scales": SCALES, "first": scale is None}  # fmt: skip
-
-
-@functools.cache
-def _templates() -> jinja2.Environment:
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("operant.web"), autoescape=True,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    templates.filters |= {"number": number, "duration": duration, "short": short}
-    templates.globals |= {"version": __version__}
-    return templates
-
-
-def render(template: str, section: str, to: Callable[[str], str], exported: bool = False, **values: Any) -> str:
-    """A page as HTML. `to(place)` makes the address of a page, of `static/NAME` or `data/NAME`."""
-    return _templates().get_template(template).render(section=section, to=to, exported=exported, **values)
-
-
-def _page(template: str, section: str, code: int = 200, **values: Any) -> Response:
-    return HTMLResponse(render(template, section, lambda place: f"/{place}", **values), code)
-
-
-def _assets() -> Iterator[tuple[str, bytes]]:
-    for file in resources.files("operant.web").joinpath("static").iterdir():
-        if os.path.splitext(file.name)[1] in KINDS:
-            yield file.name, file.read_bytes()
-
-
-# ------------------------------------------------------------------------------------------------------------- numbers
-def number(x: Any, digits: int = 1) -> str:
-    """A number for people; a dash where there is none."""
-    if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x):
-        return "–"
-    return f"{x:,.0f}" if isinstance(x, int) or abs(x) >= 1e5 else f"{x:,.{digits}f}"
-
-
-def short(x: Any) -> str:
-    """Steps in few letters: 50k, 1.2M."""
-    if isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x):
-        return "–"
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(x) >= size:
-            return f"{x / size:.3g}{unit}"
-    return f"{x:g}"
-
-
-def duration(seconds: Any) -> str:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
-        return "–"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
+# --------------------------------------------------------------------------------------------------- what is asked for
 def _whole(text: str | None, default: int) -> int:
     """The whole number that is asked for, within reason."""
     return int(text) if text and re.fullmatch(r"-?[0-9]{1,6}", text) else default
-
-
-# ------------------------------------------------------------------------------------------------------------ settings
-def _tables(config: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """A run's configuration, as tables with a heading each."""
-    tables = []
-    for heading, name in (("Method", "agent"), ("Settings", "settings"), ("Machine", "machine")):
-        pairs = list(_flat(config.get(name)).items())
-        if name == "machine":
-            pairs += list(_flat({"devices": config.get("devices")}).items())
-        if pairs:
-            tables.append((heading, pairs))
-    return tables
-
-
-def _flat(value: Any, prefix: str = "", depth: int = 0) -> dict[str, str]:
-    """Leaves by dotted name, as short text."""
-    if not isinstance(value, dict) or depth > 6:
-        return {prefix: _text(value)} if prefix else {}
-    found: dict[str, str] = {}
-    for name, inside in list(value.items())[:400]:
-        found |= _flat(inside, f"{prefix}.{name}" if prefix else str(name), depth + 1)
-    return found
-
-
-def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    text = "".join(c if c.isprintable() else "?" for c in text[:200])
-    return text if len(text) < 200 else text + "…"
-
-
-def _texts(table: Any, name: str) -> list[str]:
-    values = table.get(name) if isinstance(table, dict) else None
-    return [_text(x) for x in values[:50]] if isinstance(values, list) else []
 
 
 def _order(key: str) -> tuple[int, str]:
@@ -401,6 +325,10 @@ def _lanes(curves: Curves, config: dict[str, Any]) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
+def _page(template: str, section: str, code: int = 200, **values: Any) -> Response:
+    return HTMLResponse(render(template, section, lambda place: f"/{place}", **values), code)
+
+
 def _events(stream: AsyncIterator[tuple[str, Any]]) -> Response:
     """Server-sent events, each a name and JSON."""
 

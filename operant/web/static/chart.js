@@ -38,6 +38,16 @@ function ticks(low, high, wanted) {
   return found;
 }
 
+// Text as lines that are at most so wide.
+function lines(text, width) {
+  const found = [""];
+  for (const word of text.split(" ")) {
+    if (found.at(-1) && (found.at(-1).length + word.length + 1) * 6 > width) found.push(word);
+    else found.push(`${found.pop()} ${word}`.trim());
+  }
+  return found;
+}
+
 // One pair of axes with its curves.
 class Panel {
   constructor(place, labels, bare) {
@@ -97,7 +107,8 @@ class Panel {
     }
     if (left > right) return [0, 1];
     if (left > 0 && left < 0.3 * right) left = 0;
-    return left === right ? [left - 1, right + 1] : [left, right];
+    if (left === right) return right > 0 ? [0, 1.02 * right] : [left - 1, right + 1];
+    return [left, right];
   }
 
   draw() {
@@ -136,7 +147,8 @@ class Panel {
     }
     make("line", { class: "base", x1: start, x2: end, y1: bottom, y2: bottom }, svg);
     for (const v of ticks(left, right, Math.max(2, Math.floor(width / 110)))) {
-      make("text", { x: x(v), y: bottom + 16, "text-anchor": "middle" }, svg, short(v));
+      const last = x(v) > end - 10; // half of its label would not fit
+      make("text", { x: last ? width : x(v), y: bottom + 16, "text-anchor": last ? "end" : "middle" }, svg, short(v));
     }
     if (!this.bare) {
       make("text", { x: start - 8, y: 12 }, svg, this.labels.y_label);
@@ -221,7 +233,8 @@ class Panel {
     this.scores.replaceChildren();
     if (!rows.length) return;
     const [each, top] = [26, 24];
-    const height = top + each * rows.length + 34;
+    const label = lines(this.labels.score_label ?? "", width - 24);
+    const height = top + each * rows.length + 20 + 14 * label.length;
     const values = rows.flatMap((row) => row.values.filter((v) => v !== null));
     let [low, high] = values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
     if (low === high) [low, high] = [low - 1, high + 1];
@@ -237,7 +250,7 @@ class Panel {
       make("line", { class: "rule", x1: x(v), x2: x(v), y1: top - 8, y2: top + each * rows.length }, svg);
       make("text", { x: x(v), y: top + each * rows.length + 14, "text-anchor": "middle" }, svg, short(v));
     }
-    make("text", { x: width - 12, y: height - 4, "text-anchor": "end" }, svg, this.labels.score_label ?? "");
+    label.forEach((line, i) => make("text", { x: width - 12, y: height - 4 - 14 * (label.length - 1 - i), "text-anchor": "end" }, svg, line));
     rows.forEach((row, i) => {
       const y = top + each * (i + 0.5);
       const name = row.name.length * 6.2 > start ? `${row.name.slice(0, Math.floor(start / 6.4))}…` : row.name;

@@ -33,7 +33,7 @@ function start() {
   events.addEventListener("problem", (event) => {
     $("problem").textContent = JSON.parse(event.data).words;
     $("problem").hidden = false;
-    stop("");
+    stop("Nothing is played.");
   });
   events.onerror = () => stop("The stream has ended. Press Watch to begin again."); // it would start another agent
 }
