@@ -19,6 +19,8 @@ from operant.errors import UserError
 from operant.lives import FACTORS, Lives
 from operant.meta import Tape
 from operant.methods.meta.discover import Discover
+from operant.rollout import blank_batch
+from operant.run.figures import draw_portrait
 
 pytestmark = pytest.mark.of("lpg", "discover")
 
@@ -196,3 +198,24 @@ def test_only_agents_with_a_rule_are_discovered():
             Discover(agent=agent).check()
     with pytest.raises(UserError, match="vary names gae_lambda"):
         Discover(vary=("gae_lambda",)).check()
+
+
+def test_the_portrait_shows_what_the_rule_says(tmp_path):
+    agent, theta, _ = one_life()
+    panels = agent.portrait(theta)
+    by_reward, credit, by_prediction, target = panels
+    assert all(len(line) == len(panel.x) for panel in panels for line in panel.lines.values())
+    at = int(np.argmin(np.abs(by_reward.x - 0.5)))
+    even = jnp.full((21, 1, agent.m), 1.0 / agent.m)
+    blank = blank_batch(agent, theta, theta.spec.replace(num_envs=1), 20)
+    alive = jnp.ones_like(blank.reward)
+    batch = blank.replace(reward=blank.reward.at[0].set(0.5), discount=alive, valid=alive)
+    prob = jnp.full((20, 1), 1.0 / theta.spec.action.n)
+    pi_hat, y_hat = agent.rule.apply({"params": theta.eta}, batch, agent.gamma, prob, even)
+    np.testing.assert_allclose(by_reward.lines["goes on"][at], pi_hat[0, 0], rtol=1e-4)
+    np.testing.assert_allclose([line[at] for line in target.lines.values()], y_hat[0, 0], rtol=1e-4)
+    zero = int(np.argmin(np.abs(by_reward.x)))
+    gained = by_reward.lines["goes on"][-1] - by_reward.lines["goes on"][zero]
+    np.testing.assert_allclose(credit.lines["_"][0], gained, rtol=1e-3, atol=1e-6)
+    assert np.ptp(by_prediction.lines["here"]) > 0
+    assert draw_portrait(panels, tmp_path / "figures" / "portrait.png", "rule").stat().st_size > 10_000

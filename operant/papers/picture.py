@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from operant.papers.paper import Paper
-from operant.run.report import COLOURS, short_number
+from operant.run.figures import COLOURS, short_number
 from operant.scores import interquartile_mean, mean_interval
 
 

@@ -13,8 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from operant.errors import UserError
-
-COLOURS = ("#2f6fdd", "#d9592b", "#2a9d63", "#8b5cc9", "#c2414b", "#8a6d3b", "#2b8ca3", "#777777")
+from operant.run.figures import draw_curves, draw_dials, draw_portrait
 
 
 def to_json_line(data: dict[str, Any]) -> str:
@@ -37,6 +36,7 @@ def finish_run(run: Any, *, json_line: bool) -> None:
     figure = draw_curves([(run.agent.registered_name, run.evaluations)], run.directory.figures / "curve.png",
                          title=run.directory.config["env"])  # fmt: skip
     dials = draw_dials(run.directory, run.directory.figures / "dials.png", title=run.directory.config["env"])
+    portrait = _draw_portrait(run)
     summary = run.summary()
     if json_line:
         print(to_json_line(summary))
@@ -62,11 +62,24 @@ def finish_run(run: Any, *, json_line: bool) -> None:
         table.add_row("curve", str(figure))
     if dials:
         table.add_row("dials", str(dials))
+    if portrait:
+        table.add_row("learned", str(portrait))
     table.add_row("run", str(run.path))
     table.add_row("next", f"operant eval {run.path}   operant watch {run.path}")
     _console().print(table)
     for line in summary["frozen_lanes"]:
         print(f"operant: {line}", file=sys.stderr)
+
+
+def _draw_portrait(run: Any) -> Path | None:
+    """What the first lane learned to learn by, if its agent can tell."""
+    import jax
+
+    if not hasattr(run.agent, "portrait"):
+        return None
+    agent, state = jax.tree.map(lambda x: x[0], (run.state.agent, run.state.state))
+    title = f"{run.directory.config['env']}: what {run.agent.registered_name} learned"
+    return draw_portrait(agent.portrait(state), run.directory.figures / "portrait.png", title=title)
 
 
 def settings_table(run: Any) -> list[str]:
@@ -140,90 +153,7 @@ def print_runs(runs: list[dict[str, Any]], root: str, *, json_line: bool) -> Non
     _console().print(table)
 
 
-# --------------------------------------------------------------------------------------------------------- curves
-def draw_curves(curves: list[tuple[str, list[dict[str, Any]]]], path: Path, title: str = "") -> Path | None:
-    """Evaluation returns over steps: the mean, its 95 % interval as a band. None where there is nothing to draw."""
-    curves = [(name, [e for e in evaluations if math.isfinite(e["return_mean"])]) for name, evaluations in curves]
-    if not any(evaluations for _, evaluations in curves):
-        return None
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter
-
-    figure, axes = plt.subplots(figsize=(7, 4), dpi=150, layout="constrained")
-    for i, (name, evaluations) in enumerate(curves):
-        colour = COLOURS[i % len(COLOURS)]
-        steps = [e["steps"] for e in evaluations]
-        axes.plot(steps, [e["return_mean"] for e in evaluations], color=colour, lw=1.8, marker="o", ms=3, label=name)
-        band = [e["return_ci"] for e in evaluations]
-        if band and all(math.isfinite(x) for pair in band for x in pair):
-            axes.fill_between(steps, *zip(*band, strict=True), color=colour, alpha=0.18, lw=0)
-    over = {e["ci_over"] for _, evaluations in curves for e in evaluations}
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("return in evaluation")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
-    axes.grid(alpha=0.25, lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    if any(name for name, _ in curves):
-        axes.legend(frameon=False, loc="best", title=f"mean, 95 % interval over {' or '.join(sorted(over))}",
-                    title_fontsize=8, fontsize=9)  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)
-    return path
-
-
-def draw_dials(directory: Any, path: Path, title: str = "") -> Path | None:
-    """The course of the dials that a run tuned (its metrics `dial ...`), one panel each: all lanes, and their mean.
-
-    None for a run that tuned none.
-    """
-    rows = [row for row in directory.metrics() if any(name.startswith("dial ") for name in row)]
-    names = sorted(name for name in (rows[0] if rows else {}) if name.startswith("dial "))
-    if not names:
-        return None
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter
-
-    columns = min(len(names), 3)
-    height = math.ceil(len(names) / columns)
-    size = (max(7.0, 2.8 * columns), 2.4 * height)
-    figure, panels = plt.subplots(height, columns, figsize=size, dpi=150, layout="constrained", squeeze=False)
-    for axes in panels.flat[len(names) :]:
-        axes.remove()
-    for axes, name in zip(panels.flat, names, strict=False):
-        course = np.array([np.atleast_1d(row[name]) for row in rows])
-        steps = [row["steps"] for row in rows]
-        axes.plot(steps, course, color=COLOURS[0], lw=0.7, alpha=0.4 if course.shape[1] > 1 else 1.0)
-        if course.shape[1] > 1:
-            axes.plot(steps, course.mean(1), color=COLOURS[0], lw=1.8)
-        axes.set_title(name.removeprefix("dial "), loc="left", fontsize=9)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25, lw=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    figure.supxlabel("environment steps", fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)
-    return path
-
-
-def short_number(x: float) -> str:
-    """A number of steps as axes show it: 200k, 1.5M."""
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        if abs(x) >= size:
-            return f"{x / size:g}{unit}"
-    return f"{x:g}"
-
-
+# -------------------------------------------------------------------------------------------------------- comparing
 def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     """Draws the runs' evaluations into one picture and prints their ends as a table.
 

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from operant import portraits
 from operant.agent import agent, dial, option
 from operant.lives import Readout
 from operant.nn import CELLS, Backward
@@ -155,6 +156,12 @@ class LPG:
         metrics = {"entropy": entropy, "prediction_kl": kl, "pi_hat": size, "grad_norm": norm}
         params = jax.tree.map(jnp.add, state.params, updates)
         return state.replace(params=params, opt_state=opt_state), metrics, ()
+
+    def portrait(self, state):
+        """What the rule answers to rewards, ends and predictions."""
+        told = lambda batch, prob, y: self.rule.apply({"params": state.eta}, batch, self.gamma, prob, y)  # noqa: E731
+        blank = lambda steps, width: blank_batch(self, state, state.spec.replace(num_envs=width), steps)  # noqa: E731
+        return portraits.of_rule(jax.jit(told), blank, state.spec.action.n, self.m)
 
     def judge(self, state, batch, advantage):
         """The outer loss on a fresh trajectory (eq. 6), and the policy's mean entropy in nats."""
