@@ -145,8 +145,12 @@ class ActorCritic:
             return batch.reward
         return jnp.clip(batch.reward * state.norm.discounted_return.inverse_deviation(), -10.0, 10.0)
 
-    def with_advantages(self, state: State, batch: Batch, gamma: Array | float, gae_lambda: Array | float) -> Batch:
+    def with_advantages(
+        self, state: State, batch: Batch, gamma: Array | float, gae_lambda: Array | float, bootstrap: bool = True
+    ) -> Batch:
         """Adds to extras: advantage, target, value [T, B] (GAE under the parameters that acted; Schulman et al. 2016).
+
+        bootstrap  whether the value stands for what comes behind the last step; else nothing does
 
         The gradient with respect to gamma and gae_lambda is kept: only the values are constants.  A batch that brings
         advantages of its own keeps them: a learned update rule puts its targets there.
@@ -154,15 +158,18 @@ class ActorCritic:
         if "advantage" in batch.extras:
             return batch
         value = jax.lax.stop_gradient(self.values(state, batch))
+        value = value if bootstrap else value.at[-1].set(0.0)
         advantage = advantages(self.rewards(state, batch), value, batch, gamma, gae_lambda)
         extras = {**batch.extras, "advantage": advantage, "target": advantage + value[:-1], "value": value[:-1]}
         return batch.replace(extras=extras)
 
-    def rows(self, state: State, batch: Batch, gamma: Array | float, gae_lambda: Array | float) -> Batch:
+    def rows(
+        self, state: State, batch: Batch, gamma: Array | float, gae_lambda: Array | float, bootstrap: bool = True
+    ) -> Batch:
         """The transitions of a rollout, with advantages; a minibatch (it has no last observation) has them already."""
         if len(batch.first) == len(batch.reward):
             return batch
-        return transitions(self.with_advantages(state, batch, gamma, gae_lambda))
+        return transitions(self.with_advantages(state, batch, gamma, gae_lambda, bootstrap))
 
     def update_norm(self, state: State, batch: Batch) -> State:
         """Normalisers learn from valid rows *after* the gradient steps, which must see what acting saw."""

@@ -99,6 +99,23 @@ def test_vmap_over_agents_equals_one_by_one():
     assert differing(learn(agents[0]), learn(agents[1])) and differing(learn(agents[0]), learn(agents[2]))
 
 
+def test_without_bootstrap_nothing_comes_behind_a_rollout():
+    """Monte-Carlo returns within the rollout; a time limit inside it is still no end."""
+    agent, state, (batch,) = rollouts(op.A2C(num_envs=2).replace(gamma=0.9), batched(Probe(), 2), 8, 1)
+    network = agent.network
+    told = network.with_advantages(state, batch, 0.9, 1.0, bootstrap=False).extras
+    value, behind = np.asarray(network.values(state, batch)), np.zeros(2)
+    for t in reversed(range(8)):
+        reward, discount = np.asarray(batch.reward[t]), np.asarray(batch.discount[t])
+        goes_on = t + 1 < 8 and np.asarray(batch.valid[t + 1]) > 0
+        after = np.where(goes_on, behind, value[t + 1] if t + 1 < 8 else 0.0)
+        behind = reward + 0.9 * discount * after
+        alive = np.asarray(batch.valid[t]) > 0
+        np.testing.assert_allclose(np.asarray(told["target"][t])[alive], behind[alive], rtol=1e-5, atol=1e-6)
+    plain = network.with_advantages(state, batch, 0.9, 1.0).extras["target"]
+    assert np.abs(plain - told["target"])[-1].max() > 1e-3
+
+
 # --------------------------------------------------------------------------------------------------- meta-gradients
 def doubled(tree):
     """float32 leaves as float64."""

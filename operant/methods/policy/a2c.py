@@ -33,6 +33,7 @@ class A2C:
     max_grad_norm: float = dial(0.5, "global norm at which the gradient is clipped; inf: off", low=0.0)
     num_envs: int = option(16, "environments of one agent", low=1)
     rollout_length: int = option(5, "steps in each environment between updates (the n of n-step)", low=1)
+    bootstrap: bool = option(True, "let the value stand for what comes behind a rollout; off: nothing does")
     network: ActorCritic = child(ActorCritic, "policy and value networks, normalisers")
 
     presets: ClassVar[dict] = {
@@ -77,7 +78,7 @@ class A2C:
 
     def loss(self, params, state, batch, key):
         """Policy gradient, value error and entropy of section 4, on a rollout or transitions of one."""
-        batch = self.network.rows(state, batch, self.gamma, self.gae_lambda)
+        batch = self.network.rows(state, batch, self.gamma, self.gae_lambda, self.bootstrap)
         policy, value = self.network.evaluate(params, state, batch)
         extras, valid = batch.extras, batch.valid
         policy_loss = masked_mean(-policy.log_prob(batch.action) * extras["advantage"], valid)
