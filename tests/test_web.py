@@ -691,6 +691,18 @@ def test_an_agent_is_watched_with_its_probabilities_and_value(trained, served):
     assert not site.watchers.processes
 
 
+def test_moves_in_grids_are_called_what_they_do():
+    from operant.envs.worlds.grids import COLUMNS, ROWS
+    from operant.types import Discrete
+    from operant.web.actor import _action_names
+
+    words = {(0, 0): "stay", (-1, 0): "up", (1, 0): "down", (0, -1): "left", (0, 1): "right"}
+    said = [words.get(move) or f"{words[move[0], 0]} {words[0, move[1]]}" for move in zip(ROWS, COLUMNS, strict=True)]
+    for world in ("operant:Grid-dense-v0", "operant:SmallGrid-v0", "operant:RandomGrid-small-v0"):
+        assert _action_names(world, Discrete(9)) == said
+        assert _action_names(world, Discrete(18)) == []  # with nine more to collect
+
+
 def test_what_cannot_be_watched_says_why(served):
     port, root, site = served
     make_run(root / "empty", 5)

@@ -25,10 +25,12 @@ from typing import Any, get_args
 
 FASTEST = 30.0  # pictures a second that are sent
 DRAWS = ("sample", "sample_and_log_prob", "mode")  # how an action is had from a distribution
+MOVES = ("stay", "up", "down", "left", "right", "up left", "up right", "down left", "down right")
 NAMES = {
     "CartPole": ("left", "right"),
     "MountainCar": ("left", "coast", "right"),
     "Acrobot": ("push −", "none", "push +"),
+    **dict.fromkeys(("Grid-", "RandomGrid-", "SmallGrid-"), MOVES),
 }
 
 
