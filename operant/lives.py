@@ -20,7 +20,7 @@ from operant.nn import Torso
 from operant.nn.torsos import dense
 from operant.ops.losses import l2, masked_mean
 from operant.ops.optimizers import adam, clip_by_global_norm, sgd
-from operant.types import Batch, Discrete, PyTree, Space, Spec, struct, zeros
+from operant.types import Batch, Discrete, PyTree, Space, Spec, Timestep, struct, zeros
 
 FACTORS = (0.5, 1.0, 2.0)
 
@@ -33,7 +33,7 @@ class Lives:
     setting   which of the settings of a grid of step sizes each has
     age       updates lived: 0 before the first, when its environments begin in a new task; -1 if it was born in between
               a roll-out and the update that follows it, which is of its predecessor's experience
-    left      updates until its end
+    left      updates until its end, or episodes, as its method counts
     task      seed of its task
     score     of each of the S settings, the mean reward at the end of the lives that had it
     ended     of each setting, how many they were
@@ -88,9 +88,9 @@ class Lives:
             ended=count,
         )
 
-    def older(self, agents: PyTree) -> Lives:
-        """After an update to these agents."""
-        return self.replace(agents=agents, age=self.age + 1, left=self.left - (self.age >= 0))
+    def older(self, agents: PyTree, lived: Int[Array, "L"] | int = 1) -> Lives:
+        """After an update to these agents, which took so much of their lives."""
+        return self.replace(agents=agents, age=self.age + 1, left=self.left - lived * (self.age >= 0))
 
     def tasks(self, width: int) -> tuple[Bool[Array, "B"], PRNGKeyArray]:
         """Which environments are to begin in a new task, and the keys of all tasks: [L * width]."""
@@ -102,6 +102,19 @@ def split_lives(batch: Batch, lives: int) -> Batch:
     """[T, L*P, ...] -> [L, T, P, ...]"""
     part = lambda x: jnp.moveaxis(x.reshape(len(x), lives, -1, *x.shape[2:]), 1, 0)  # noqa: E731
     return jax.tree.map(part, batch.replace(carry=()))
+
+
+def side_by_side(
+    act: Callable, members: PyTree, timestep: Timestep, key: PRNGKeyArray
+) -> tuple[PyTree, PyTree, PyTree]:
+    """`act(member, timestep, key) -> action, carry, extras` of all members [L, ...], each in environments of its own.
+
+    timestep  [L*P, ...], as the actions and extras that are returned
+    """
+    lives = len(jax.tree.leaves(members)[0])
+    apart = lambda x: x.reshape(lives, -1, *x.shape[1:])  # noqa: E731
+    acted = jax.vmap(act)(members, jax.tree.map(apart, timestep), jax.random.split(key, lives))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), acted)
 
 
 class Readout(nn.Module):

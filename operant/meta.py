@@ -141,14 +141,20 @@ class Tape:
         inputs = jax.tree.map(lambda rows, x: rows.at[place].set(x), self.inputs, inputs)
         return Tape(before, inputs, self.count + 1)
 
-    def replay(self, update: Update, eta: PyTree, remat: bool = True) -> PyTree:
+    def replay(self, update: Update, eta: PyTree, remat: bool = True, every: bool = False) -> PyTree:
         """The state that the K updates lead to, as a function of eta.
 
         remat  keep only the states between updates, and compute each update again on the way back: memory for K
                states and one update, instead of K updates, for about a third more work
+        every  the states that each of them led to, leaves [K, ...], where all are judged
         """
-        step = lambda state, inputs: (update(eta, state, *inputs)[0], None)  # noqa: E731
-        return jax.lax.scan(jax.checkpoint(step) if remat else step, self.before, self.inputs)[0]
+
+        def step(state, inputs):
+            state = update(eta, state, *inputs)[0]
+            return state, state if every else None
+
+        last, course = jax.lax.scan(jax.checkpoint(step) if remat else step, self.before, self.inputs)
+        return course if every else last
 
 
 def blank_inputs(agent: Any, state: PyTree, spec: Spec) -> tuple[PyTree, PRNGKeyArray]:

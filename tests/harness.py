@@ -75,6 +75,10 @@ BONUS_OFF: dict[str, dict[str, float]] = {"lirpg": {"intrinsic_scale": 0.0}, "rn
 """Dials that take away a method's own reward. A bonus for the observation arrived at is due for terminal observations
 as well; without it nothing may depend on them, and value targets are those of the task's rewards."""
 
+SEES_ENDS = ("lifetime-rewards", "pupil")
+"""Methods whose reward network is shown the observation that an episode ends at, as all others: it pays for arriving
+there, and remembers it for life."""
+
 _ACTOR_Q = "learns action values: tests/test_actor_q.py computes its targets by hand"
 OTHER_CRITIC: dict[str, str] = {
     "d4pg": _ACTOR_Q,
@@ -85,6 +89,8 @@ OTHER_CRITIC: dict[str, str] = {
     "frodo": "its values regress to a network's targets: tests/test_frodo.py",
     "lpg": "has predictions without a meaning: tests/test_lpg.py",
     "discover": "has its base agent's predictions: tests/test_lpg.py",
+    "lifetime-rewards": "has a value of the whole life: tests/test_lifetime_rewards.py",
+    "pupil": "has no critic",
     "dqn": "learns action values: tests/test_value.py computes its targets by hand",
     "online-q": "learns action values: tests/test_online_q.py computes its targets by hand",
     "rainbow": "learns action values: tests/test_value.py computes its targets by hand",
@@ -99,6 +105,8 @@ QUIET: dict[tuple[str, str], str] = {
     ("mpo", "epsilon_std"): "only continuous actions have a deviation",
     ("sac", "entropy_per_dimension"): "only continuous actions have dimensions",
     **{("lpg", name): "only a rule's judgement reads it" for name in JUDGED},
+    ("pupil", "bonus"): "only where it is taught by counts",
+    ("lifetime-rewards", "agent.bonus"): "only where lives are taught by counts",
     ("discover", "collapse"): "only a policy that hardly explores ends a life",
     ("meta-gradient", "mu"): "only a trace that is accumulated decays",
     ("meta-gradient", "judge.learning_rate"): "the judge measures, it does not learn",

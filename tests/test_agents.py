@@ -66,6 +66,8 @@ LEARNS: dict[str, tuple[dict[str, Any], int]] = {
 UNTAUGHT = {
     "lpg": "learns by a rule, which at first says nothing: tests/test_lpg.py",
     "discover": "learns a rule over lives, and has no policy of its own: tests/test_lpg.py",
+    "pupil": "learns from a reward that was learned elsewhere: tests/test_lifetime_rewards.py",
+    "lifetime-rewards": "learns a reward over lives, and has no policy of its own: tests/test_lifetime_rewards.py",
 }
 """Methods that cannot learn a world from nothing, and why."""
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from operant.agent import agent, child, dial, dials, option, with_dials
 from operant.errors import UserError
-from operant.lives import FACTORS, Critic, Lives, split_lives
+from operant.lives import FACTORS, Critic, Lives, side_by_side, split_lives
 from operant.meta import MetaState, Tape
 from operant.methods.meta.lpg import LPG
 from operant.ops.losses import masked_mean
@@ -109,16 +109,11 @@ class Discover:
         return ()
 
     def act(self, state, timestep, carry, key, explore=True):
-        parts = jax.tree.map(lambda x: x.reshape(self.lives, -1, *x.shape[1:]), timestep)
+        def act(member, timestep, key):
+            setting, theta = member
+            return self.member(setting).act(theta.replace(eta=state.eta), timestep, (), key, explore)
 
-        def act(setting, theta, part, key):
-            action, _, extras = self.member(setting).act(theta.replace(eta=state.eta), part, (), key, explore)
-            return action, extras
-
-        keys = jax.random.split(key, self.lives)
-        action, extras = jax.vmap(act)(state.agent.setting, state.agent.agents[0], parts, keys)
-        together = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)  # noqa: E731
-        return together(action), (), together(extras)
+        return side_by_side(act, (state.agent.setting, state.agent.agents[0]), timestep, key)
 
     def new_tasks(self, state):
         return state.agent.tasks(self.agent.num_envs)
@@ -144,6 +139,10 @@ class Discover:
         metrics = {name: x.mean() for name, x in metrics.items()}
         told = {"reward": masked_mean(batch.reward, batch.valid), "age": jnp.mean(1.0 * lives.age), **state.report}
         return state.replace(agent=lives.older((thetas, critics)), past=past), {**metrics, **told}, ()
+
+    def portrait(self, state):
+        """The rule's, as the first life has it."""
+        return self.agent.portrait(jax.tree.map(lambda x: x[0], state.agent.agents[0]).replace(eta=state.eta))
 
     def meta_learn(self, state, batch, key):
         """eta one step along the judgement of all lives; then those that are over make way."""
