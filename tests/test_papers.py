@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from operant import cli, methods, papers
+from operant.agent import dials
 from operant.errors import UserError
 from operant.papers import Arm, Comparison, Paper, Scale, listing, verdict
 from operant.papers import reproduce as reproducing
@@ -45,7 +46,7 @@ def test_a_card_says_what_it_is_and_its_agents_can_be_made(slug):
             for arm in card.arms_of(scale).values():
                 agent = reproducing._agent(scale, env, arm)
                 for dial in card.tune:
-                    assert dial in {f for f in agent.__dataclass_fields__}, f"{arm.method} has no {dial} to tune"
+                    assert dial in dials(agent), f"{arm.method} has no {dial} to tune"
 
 
 @pytest.mark.parametrize("slug", papers.names())
