@@ -140,6 +140,7 @@ def client(place: Path, *, host: str = "127.0.0.1", token: str = "", base: str =
 def pages(place: Path) -> list[str]:
     known = Runs(place / "runs").all()
     own = [f"/runs/{r['id']}{end}" for r in known for end in ("", "/watch")]
+    learned = [f"/learning/{path.stem}" for path in sorted((place / "results" / "learning").glob("*.json"))]
     compared = "/compare?" + "&".join(f"run={r['id']}" for r in known)
     return [
         "/",
@@ -149,8 +150,7 @@ def pages(place: Path) -> list[str]:
         "/papers/dqn/laptop",
         "/papers/ppo",
         "/learning",
-        "/learning/dqn-cartpole",
-        "/learning/hostile",
+        *learned,
         *own,
         compared,
     ]
