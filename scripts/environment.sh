@@ -26,8 +26,8 @@ environment() {
   fi
   python="$(find_python)"
   echo "== installing into .venv (about two minutes the first time)"
-  "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extras"
+  "$python" -m venv .venv || return 1
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extras" || return 1
   echo "$wanted" > "$stamp"
 }
 
