@@ -65,7 +65,10 @@ def finish_run(run: Any, *, json_line: bool) -> None:
     if portrait:
         table.add_row("learned", str(portrait))
     table.add_row("run", str(run.path))
-    table.add_row("next", f"operant eval {run.path}   operant watch {run.path}")
+    if run.agent.playable:
+        table.add_row("next", f"operant eval {run.path}   operant watch {run.path}")
+    else:  # what it learned is for agents to come
+        table.add_row("next", f"operant train METHOD ENV --init-from {run.path}")
     _console().print(table)
     for line in summary["frozen_lanes"]:
         print(f"operant: {line}", file=sys.stderr)
