@@ -92,7 +92,7 @@ def joint_mask(mask: Bool[Array, "*B M"] | None, space: Space) -> Bool[Array, "*
 class QNetwork:
     """The network of action values; what its outputs mean is the head's matter."""
 
-    torso: str = option("auto", "encoder: auto (by the observation), mlp, nature, impala, minatar")
+    torso: str = option("auto", "encoder: auto (by the observation), mlp, nature, nips, impala, minatar")
     hidden: tuple[int, ...] = option(
         (), "widths of the fully connected layers; none given: 64-64 for vectors, 128 small grids, 512 images", low=1
     )

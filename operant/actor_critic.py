@@ -52,7 +52,7 @@ class Carry:
 class ActorCritic:
     """Policy and value networks with their normalisers."""
 
-    torso: str = option("auto", "encoder: auto (by the observation), mlp, nature, impala, minatar")
+    torso: str = option("auto", "encoder: auto (by the observation), mlp, nature, nips, impala, minatar")
     hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
     activation: str = option(
         "tanh", "nonlinearity of the hidden layers", choices=("tanh", "relu", "elu", "gelu", "silu")

@@ -101,7 +101,7 @@ def learn(
 class Tower:
     """The layers of a policy or a critic: an encoder that the observation decides, and fully connected layers."""
 
-    torso: str = option("auto", "encoder: auto (by the observation), mlp, nature, impala, minatar")
+    torso: str = option("auto", "encoder: auto (by the observation), mlp, nature, nips, impala, minatar")
     hidden: tuple[int, ...] = option((256, 256), "widths of the fully connected layers", low=1)
     activation: str = option(
         "relu", "nonlinearity of the hidden layers", choices=("tanh", "relu", "elu", "gelu", "silu")

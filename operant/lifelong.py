@@ -56,7 +56,7 @@ class Lifelong:
     a life's beginning, and is handed from rollout to rollout.
     """
 
-    torso: str = option("auto", "encoder of observations: auto, mlp, nature, impala, minatar")
+    torso: str = option("auto", "encoder of observations: auto, mlp, nature, nips, impala, minatar")
     hidden: tuple[int, ...] = option((64,), "widths of the hidden layers before the cell", low=1)
     cell: str = option("lstm", "recurrent cell; empty: the present moment is all it sees", choices=("", *CELLS))
     size: int = option(64, "units of the cell", low=1)

@@ -72,6 +72,11 @@ RUNS = {
     "a2c-breakout-minatar": ("train a2c Breakout-MinAtar --steps 2000000 --seeds 4 --seed 1000", 5),
     "impala-cartpole": ("train impala CartPole-v1 --steps 200000 --seeds 8 --seed 1000", 475),
     "reinforce-cartpole": ("train reinforce CartPole-v1 --steps 500000 --seeds 8 --seed 1000", 475),
+    "ppo-pong": (
+        "train ppo Pong-v5 --steps 2500000 --seed 1000 --stop-at-return 17 --network.torso nips --learning-rate 5e-4 "
+        "--num-envs 32 --rollout-length 64 --num-minibatches 8 --num-epochs 3",
+        15,
+    ),
     "ppo-pong-smoke": ("train ppo Pong-v5 --steps 50000 --seed 1000 --eval-every 25 --eval-episodes 1", None),
 }
 """Name -> (arguments of `operant`, what the lower end of the 95 % interval was to reach)."""

@@ -55,7 +55,9 @@ def test_torso_encodes_every_space_under_any_leading_axes(space):
     assert np.ptp(features.reshape(6, -1), axis=0).max() > 0  # the observation is seen
 
 
-@pytest.mark.parametrize(("kind", "width"), [("mlp", 64), ("nature", 512), ("impala", 256), ("minatar", 128)])
+@pytest.mark.parametrize(
+    ("kind", "width"), [("mlp", 64), ("nature", 512), ("nips", 256), ("impala", 256), ("minatar", 128)]
+)
 def test_the_kind_decides_how_images_are_seen(kind, width):
     space = Dict((("image", Box((44, 40, 1), "uint8")), ("speed", VECTOR)))
     torso = nn.Torso(space["image"], kind)
@@ -71,6 +73,7 @@ def test_the_published_networks_have_the_published_sizes():
 
     frames, fan_in = jnp.zeros((84, 84, 4), jnp.uint8), 7 * 7 * 64
     assert count(nn.NatureCNN(), frames) == (256 * 32 + 32) + (512 * 64 + 64) + (576 * 64 + 64) + (fan_in + 1) * 512
+    assert count(nn.NipsCNN(), frames) == (256 * 16 + 16) + (256 * 32 + 32) + (9 * 9 * 32 + 1) * 256
     assert count(nn.MinAtarCNN(), jnp.zeros((10, 10, 4))) == (36 * 16 + 16) + (1024 + 1) * 128
     residual = sum((9 * i + 1) * o + 4 * (9 * o + 1) * o for i, o in ((4, 16), (16, 32), (32, 32)))
     assert count(nn.ImpalaResNet(), frames) == residual + (11 * 11 * 32 + 1) * 256

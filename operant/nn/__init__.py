@@ -3,7 +3,7 @@
 from operant.nn.heads import DuelingHead, PolicyHead, QHead, ValueHead
 from operant.nn.networks import ActionValue, ActorCritic, Critic, Policy
 from operant.nn.recurrent import CELLS, GRU, LSTM, Backward, unroll_backward
-from operant.nn.torsos import MLP, Conv, ImpalaResNet, MinAtarCNN, NatureCNN, NoisyDense, Torso
+from operant.nn.torsos import MLP, Conv, ImpalaResNet, MinAtarCNN, NatureCNN, NipsCNN, NoisyDense, Torso
 
 __all__ = [
     "ActionValue",
@@ -19,6 +19,7 @@ __all__ = [
     "MLP",
     "MinAtarCNN",
     "NatureCNN",
+    "NipsCNN",
     "NoisyDense",
     "Policy",
     "PolicyHead",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -127,14 +128,18 @@ class MLP(nn.Module):
 
 
 class NatureCNN(nn.Module):
-    """The network of DQN (Mnih et al. 2015, Methods); images of at least 36 x 36."""
+    """The network of DQN (Mnih et al. 2015, Methods); images of at least 36 x 36.
+
+    layers  features, kernel and stride of each convolution
+    """
 
     hidden: int = 512
     white: float = 255.0
+    layers: tuple[tuple[int, int, int], ...] = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
 
     @nn.compact
     def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B hidden"]:
-        for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+        for features, kernel, stride in self.layers:
             x = nn.relu(Conv(features, kernel, stride, white=self.white)(x))
         return _last(self.hidden, flatten(x))
 
@@ -170,7 +175,10 @@ class ImpalaResNet(nn.Module):
         return _last(self.hidden, flatten(nn.relu(x)))
 
 
-CONVOLUTIONAL = {"nature": NatureCNN, "impala": ImpalaResNet, "minatar": MinAtarCNN}
+# Mnih et al. 2013, section 5.1, and A3C's: a third of the Nature network's arithmetic
+NipsCNN = partial(NatureCNN, hidden=256, layers=((16, 8, 4), (32, 4, 2)))
+
+CONVOLUTIONAL = {"nature": NatureCNN, "nips": NipsCNN, "impala": ImpalaResNet, "minatar": MinAtarCNN}
 
 
 def is_image(space: Space) -> bool:
@@ -187,8 +195,8 @@ class Torso(nn.Module):
     Images (rank-3 Box) pass a convolutional network, everything else an MLP of widths `hidden`: a Box flattened,
     integers one-hot. The entries of a Dict have a torso each; one more layer, of width `hidden[-1]`, mixes them.
 
-    kind  "nature", "impala" or "minatar": the network for images; "mlp": images are flattened as well;
-          "auto": "nature" for images of at least 40 x 40, "minatar" for smaller ones
+    kind  "nature", "nips" (the smaller one of 2013), "impala" or "minatar": the network for images; "mlp": images are
+          flattened as well; "auto": "nature" for images of at least 40 x 40, "minatar" for smaller ones
     trunk True: convolutions without the fully connected layer behind them, for heads that have their own
     """
 

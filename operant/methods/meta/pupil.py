@@ -59,7 +59,7 @@ class Pupil:
     bound: str = option("tanh", "what bounds the learned reward", choices=tuple(BOUNDS))
     sees_reward: bool = option(True, "show the task's reward to the reward network")
     sees_action: bool = option(False, "show it actions: what it learns then belongs to this set of them")
-    torso: str = option("auto", "encoder of the policy's observations: auto, mlp, nature, impala, minatar")
+    torso: str = option("auto", "encoder of the policy's observations: auto, mlp, nature, nips, impala, minatar")
     hidden: tuple[int, ...] = option((64,), "widths of the policy's hidden layers; (): none", low=1)
     reward: Lifelong = child(Lifelong, "layers of the reward network")
 

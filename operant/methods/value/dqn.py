@@ -104,7 +104,9 @@ class DQN:
             "memory.learning_starts": 50_000,
         },
         "atari-2013": {
-            "source": "Mnih et al. 2013, section 5 (its smaller network and 50 million frames apart)",
+            "source": "Mnih et al. 2013, section 5 (its 50 million frames apart)",
+            "network.torso": "nips",
+            "network.hidden": (256,),
             "optimizer": "rmsprop",
             "learning_rate": 2.5e-4,
             "eps": 0.01,
