@@ -1,4 +1,8 @@
-"""What an agent has learned to learn by, as panels of lines: a run draws the `portrait(state)` of an agent with one."""
+"""What an agent has learned to learn by, as lines and maps: a run draws its agent's `portrait(state, seen)`, if any.
+
+`seen` is what the environment shows from each cell of its map, and which cells are open (`World.everywhere`); None
+where the environment has no map.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from operant.types import Batch
+from operant.types import Batch, Discrete, PyTree, Space
 
 SURE = 0.9
 
@@ -22,6 +26,40 @@ class Panel(NamedTuple):
     axis: str
     x: Float[np.ndarray, "N"]
     lines: dict[str, Float[np.ndarray, "N"]]
+
+
+class Map(NamedTuple):
+    """A number for each cell, row by row; NaN where there is none."""
+
+    title: str
+    values: Float[np.ndarray, "H W"]
+
+
+def of_cells(title: str, told: Callable[[PyTree], Float[Array, "N"]], seen: tuple[PyTree, Bool[Array, "H W"]]) -> Map:
+    """The map of what is told of N observations, each open cell's being one."""
+    observation, is_open = seen
+    values = told(jax.tree.map(lambda x: x.reshape(is_open.size, *x.shape[2:]), observation))
+    return Map(title, np.where(is_open, np.asarray(values).reshape(is_open.shape), np.nan))
+
+
+def of_actions(
+    title: str,
+    told: Callable[[PyTree, Int[Array, "N"]], Float[Array, "N"]],
+    action: Space,
+    seen: tuple[PyTree, Bool[Array, "H W"]] | None,
+) -> list[Map]:
+    """Maps of what is told of observations and actions: the mean over actions, and the dearest. None without a map."""
+    if seen is None or not isinstance(action, Discrete):
+        return []
+
+    def each(observation):
+        number = len(jax.tree.leaves(observation)[0])
+        return jax.vmap(lambda a: told(observation, jnp.full(number, a)))(jnp.arange(action.n))
+
+    return [
+        of_cells(f"{title}: mean over actions", lambda observation: each(observation).mean(0), seen),
+        of_cells(f"{title}: the dearest action", lambda observation: each(observation).max(0), seen),
+    ]
 
 
 def of_rule(

@@ -17,6 +17,7 @@ from operant.agent import strong, tree_names
 from operant.errors import UserError
 from operant.lifelong import BUCKETS
 from operant.methods.meta.lifetime_rewards import LifetimeRewards
+from operant.run.figures import draw_portrait
 
 pytestmark = pytest.mark.of("lifetime-rewards", "pupil")
 
@@ -225,6 +226,33 @@ def test_rewards_depend_on_actions_only_where_these_are_shown():
     told = agent.replace(sees_action=True, bound="arctan")
     theta = theta.replace(eta=told.reward.init(jax.random.key(0), theta.spec, told.moments(first)))
     assert np.abs(rewards(told, theta, first) - rewards(told, theta, other)).max() > 1e-6
+
+
+def test_the_portrait_shows_what_arriving_is_worth(tmp_path):
+    agent, theta, first, _ = one_life()
+    cells = jnp.arange(6)[:, None] * jnp.linspace(0.1, 0.2, 5)
+    seen = cells.reshape(2, 3, 5), jnp.array([[True, True, False], [True, True, True]])
+    remembered = paid(agent, theta, first)[1]
+    newborn, older = agent.portrait(theta.replace(memory=remembered), seen)
+    one = lambda x: jnp.zeros_like(x[:1, :1])  # noqa: E731
+    for i in (0, 1, 5):
+        # a rollout of one step, which arrives at that cell, and on which the task pays nothing
+        blank = jax.tree.map(one, first.replace(observation=None, carry=()))
+        batch = blank.replace(
+            observation=jnp.stack([cells[:1], cells[i : i + 1]]),
+            first=jnp.zeros((2, 1)),
+            discount=jnp.ones((1, 1)),
+            valid=jnp.ones((1, 1)),
+        )
+        for memory, panel in ((agent.reward.start(2), newborn), (remembered, older)):
+            state = theta.replace(memory=jax.tree.map(lambda x: x[:1], memory))
+            np.testing.assert_allclose(panel.values.reshape(-1)[i], rewards(agent, state, batch)[0, 0], rtol=1e-4)
+    assert np.isnan(newborn.values[0, 2]) and np.abs(newborn.values - older.values)[0, 0] > 1e-6
+    assert agent.portrait(theta, None) == [] and agent.replace(teacher="task").portrait(theta, seen) == []
+    assert draw_portrait([newborn, older], tmp_path / "portrait.png", "paid").stat().st_size > 5_000
+    trainer, state, _ = experience()
+    names = [panel.title for panel in trainer.portrait(state, seen)]
+    assert names[0] == "paid to a newborn" and len(names) > 1
 
 
 def test_a_count_bonus_counts_this_lifes_visits():

@@ -211,6 +211,20 @@ def test_the_learned_reward_is_bounded_and_pays_for_experience_only():
     assert all(np.abs(x).max() > 0.6 for x in seen)
 
 
+def test_the_portrait_is_the_learned_reward_on_a_map():
+    agent, state, batch = experience(functools.partial(_settled, "ppo", ()))
+    steps, width = batch.reward.shape
+    seen = jax.tree.map(lambda x: x[:-1], batch.observation), batch.valid > 0
+    mean, dearest = agent.portrait(state, seen)
+    each = np.stack(
+        [agent.intrinsic(state.eta, state.agent, batch.replace(action=jnp.full((steps, width), a))) for a in (0, 1)]
+    )
+    each[:, np.asarray(batch.valid) == 0] = np.nan
+    np.testing.assert_allclose(mean.values, each.mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(dearest.values, each.max(0), rtol=1e-4, atol=1e-6)
+    assert np.nanstd(mean.values) > 0 and agent.portrait(state, None) == []
+
+
 # ------------------------------------------------------------------------------------------------------------ learning
 @struct
 class LateState:

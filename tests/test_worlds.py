@@ -632,6 +632,39 @@ def test_all_of_them_can_be_drawn(name):
     assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3 and frame.std() > 1
 
 
+@pytest.mark.parametrize("name", [n for n in WORLDS if any(w in n for w in ("Grid", "Rooms", "ABC", "Key"))])
+def test_a_map_shows_what_is_seen_from_each_cell(name):
+    env, key = envs.make(name, 5), jax.random.key(3)
+    seen, is_open = numpy(env.everywhere(key))
+    tasks = jnp.broadcast_to(key, (5,))
+    state, timestep = jax.jit(env.reset)(keys(5), tasks)
+    step = jax.jit(env.step)
+    start, visited = numpy(state.world), set()
+    others = [x for x in ("present", "open") if hasattr(start, x)]  # what may have changed besides the agent's cell
+    for action in np.random.default_rng(0).integers(0, env.spec.action.n, (60, 5)):
+        world = numpy(state.world)
+        for i, cell in enumerate(world.cell):
+            place = np.divmod(cell, is_open.shape[1])
+            assert is_open[place]
+            if all(np.array_equal(getattr(world, x)[i], getattr(start, x)[i]) for x in others):
+                planes = slice(1) if "RandomGrid" in name else slice(None)  # there objects differ between episodes
+                observation, expected = np.atleast_1d(timestep.observation[i], seen[place])
+                np.testing.assert_array_equal(observation[..., planes], expected[..., planes])
+                visited.add(int(cell))
+        state, timestep = step(state, jnp.asarray(action))
+    assert len(visited) > 1
+
+
+def test_maps_pass_wrappers_that_they_can_pass():
+    name, key = "operant:EmptyRooms-v0", jax.random.key(0)
+    plain, is_open = envs.make(name, 2).everywhere(key)
+    assert plain.shape == (13, 13, 13, 13, 1) and plain.sum() == 169
+    stacked, _ = envs.make(name, 2, frame_stack=2, reward_delay=3).everywhere(key)
+    np.testing.assert_array_equal(stacked, np.concatenate([plain, plain], -1))
+    assert envs.make(name, 2, previous_action_reward=True).everywhere(key) is None
+    assert envs.make("operant:Cells-v0", 2).everywhere(key) is None
+
+
 def test_a_maze_is_drawn_where_things_are():
     task = types.SimpleNamespace(wall=np.array([[False, True], [False, False]]), reward=np.array([1.0, -1.0, 1.0]))
     state = types.SimpleNamespace(task=task, cell=2, cells=np.array([0, 3, 3]), present=np.array([True, True, False]))

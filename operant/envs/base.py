@@ -29,6 +29,7 @@ class Environment(Protocol):
     `reset(keys)` begins new episodes. Functional environments take all their randomness from `keys`, one for each
     environment. Host environments were seeded when they were made, and go on with their own generators.
     An environment whose attribute `tasks` is true also takes `reset(keys, task_keys)`, one key for the task of each.
+    Optional: `everywhere(task_key) -> (observation [H, W, ...], open [H, W]) | None`, as in `World`.
     """
 
     spec: Spec
@@ -62,8 +63,10 @@ class World(Protocol):
 
     `step` returns (state, observation, reward, terminated, truncated); the action comes in the units of `action`.
     Optional: `action_mask(state)`, True for the actions that are allowed now; `optimal_return` and `random_return`,
-    the expected return of the best and of the uniformly random policy. A world should be a frozen dataclass: equal
-    worlds then share compilations.
+    the expected return of the best and of the uniformly random policy. A world on a map has `everywhere(*task)`:
+    what is seen at an episode's beginning with the agent in each of H x W cells, [H, W, ...], and which of them are
+    open; what was learned is then drawn as a map. A world should be a frozen dataclass: equal worlds then share
+    compilations.
 
     A world of many *tasks* (mazes, rewards, probabilities) has `draw(key) -> task`, a pytree of fixed shape, and its
     `reset(key, task)` begins the first episode of a life in that task. The next one is begun by
@@ -168,6 +171,17 @@ class Batched:
         if hasattr(self.world, "again"):
             return self.world.again(key, world)
         return self.world.reset(key, world.task)
+
+    def everywhere(self, task_key: Key[Array, ""]) -> tuple[PyTree, Bool[Array, "H W"]] | None:
+        """What is seen from each cell of the map, [H, W, ...], and which are open; None for a world without a map."""
+        if not hasattr(self.world, "everywhere"):
+            return None
+        fixed = getattr(self.world, "task", -1)
+        task = (self.world.draw(jax.random.key(fixed) if fixed >= 0 else task_key),) if self.tasks else ()
+        observation, is_open = self.world.everywhere(*task)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
+        flat = conform(flat, self.spec.observation)
+        return jax.tree.map(lambda x: x.reshape(*is_open.shape, *x.shape[1:]), flat), is_open
 
     def _task_keys(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None) -> Key[Array, "B"]:
         if getattr(self.world, "task", -1) >= 0:

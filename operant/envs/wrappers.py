@@ -84,6 +84,11 @@ class _Around:
         env: Any = self.env  # only one with tasks takes their keys
         return env.reset(keys) if task_keys is None else env.reset(keys, task_keys)
 
+    def everywhere(self, task_key: Key[Array, ""]) -> tuple[PyTree, Bool[Array, "H W"]] | None:
+        """The map of the environment within, if it has one."""
+        env: Any = self.env
+        return env.everywhere(task_key) if hasattr(env, "everywhere") else None
+
     def close(self) -> None:
         self.env.close()
 
@@ -117,6 +122,10 @@ class FrameStack(_Around):
 
     def _refill(self, observation: PyTree) -> PyTree:
         return jax.tree.map(lambda x: jnp.concatenate([x] * self.n, -1), observation)
+
+    def everywhere(self, task_key: Key[Array, ""]) -> tuple[PyTree, Bool[Array, "H W"]] | None:
+        seen = super().everywhere(task_key)
+        return seen and (self._refill(seen[0]), seen[1])
 
     def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[Wrapped, Timestep]:
         inner, timestep = self._begin(keys, task_keys)
@@ -285,6 +294,10 @@ class PreviousActionReward(_Around):
         spec = self.env.spec
         items = (("observation", spec.observation), ("previous_action", spec.action), ("previous_reward", Box(())))
         return spec.replace(observation=Dict(items))
+
+    def everywhere(self, task_key: Key[Array, ""]) -> None:
+        """None: a cell alone does not say with what action and reward it was arrived at."""
+        return None
 
     def _observe(self, timestep: Timestep) -> Timestep:
         observation: dict[str, Any] = {

@@ -104,13 +104,23 @@ def draw_dials(directory: Any, path: Path, title: str = "") -> Path | None:
 def draw_portrait(panels: list[Any], path: Path, title: str = "") -> Path:
     """The panels of an agent's portrait (`operant/portraits.py`)."""
     figure, grid = _panels(len(panels), columns=2, width=3.8, height=2.6, title=title)
+    maps = [axes for axes, panel in zip(grid, panels, strict=True) if hasattr(panel, "values")]
+    most = max([np.nanmax(np.abs(panel.values)) for panel in panels if hasattr(panel, "values")], default=0.0)
     for axes, panel in zip(grid, panels, strict=True):
+        axes.set_title(panel.title, loc="left", fontsize=9)
+        if axes in maps:  # one scale for all, so that they compare; white is nothing
+            image = axes.imshow(panel.values, cmap="RdBu", vmin=-most, vmax=most)
+            axes.set_facecolor("#888888")
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            continue
         for i, (name, line) in enumerate(panel.lines.items()):
             axes.plot(panel.x, line, color=COLOURS[i % len(COLOURS)], lw=1.4, label=name)
-        axes.set_title(panel.title, loc="left", fontsize=9)
         axes.set_xlabel(panel.axis, fontsize=8)
         if any(not name.startswith("_") for name in panel.lines):
             axes.legend(frameon=False, fontsize=7)
+    if maps:
+        figure.colorbar(image, ax=maps, shrink=0.8).ax.tick_params(labelsize=8)
     return _save(figure, path)
 
 

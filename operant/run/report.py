@@ -75,14 +75,20 @@ def finish_run(run: Any, *, json_line: bool) -> None:
 
 
 def _draw_portrait(run: Any) -> Path | None:
-    """What the first lane learned to learn by, if its agent can tell."""
+    """What the first lane learned to learn by, if its agent can tell; on a map, where its environment has one."""
     import jax
+
+    from operant.rollout import task_keys
 
     if not hasattr(run.agent, "portrait"):
         return None
     agent, state = jax.tree.map(lambda x: x[0], (run.state.agent, run.state.state))
+    env, seen = run.program.env, None
+    if hasattr(env, "everywhere"):
+        seen = env.everywhere(task_keys(run.program.keys())[0])
+    panels = agent.portrait(state, seen)
     title = f"{run.directory.config['env']}: what {run.agent.registered_name} learned"
-    return draw_portrait(agent.portrait(state), run.directory.figures / "portrait.png", title=title)
+    return draw_portrait(panels, run.directory.figures / "portrait.png", title=title) if panels else None
 
 
 def settings_table(run: Any) -> list[str]:

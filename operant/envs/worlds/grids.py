@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +109,12 @@ def planes(cells: Int[Array, "N"], plane: Int[np.ndarray, "N"], shape: tuple[int
     return jnp.zeros(size, jnp.uint8).at[at].set(1, mode="drop").reshape(shape)
 
 
+def everywhere(world: Any, state: Any, wall: Bool[Array, "H W"]) -> tuple[Array, Bool[Array, "H W"]]:
+    """What `world` shows with the agent in each cell, all else being as in `state`: [H, W, ...]; and the open cells."""
+    cells = jnp.arange(wall.size, dtype=jnp.int32).reshape(wall.shape)
+    return jax.vmap(jax.vmap(lambda cell: world._observe(state.replace(cell=cell))))(cells), ~jnp.asarray(wall)
+
+
 def _collect(state: GridState, action: Int[Array, ""], chance: Float[Array, "N1"], explicit: bool):
     """Move, collect, come back and tick. Returns the next state, the reward, and whether the episode ended.
 
@@ -163,6 +170,10 @@ class _Tabular(abc.ABC):
     def _observe(self, state: GridState) -> Int[Array, ""]:
         bits = jnp.sum(state.present * 2 ** jnp.arange(self.number), dtype=jnp.int32)
         return bits * (self.height * self.width) + state.cell
+
+    def everywhere(self, task: GridTask) -> tuple[Int[Array, "H W"], Bool[Array, "H W"]]:
+        """The state's number with the agent in each cell at an episode's beginning, and the open cells."""
+        return everywhere(self, self.reset(jax.random.key(0), task)[0], task.wall)
 
     # -------------------------------------------------------------------------------------------------------- planning
     def first(self, task: GridTask) -> Int[Array, ""]:
@@ -365,6 +376,10 @@ class RandomGrid(_Maze):
         places = self._places(after.replace(present=after.present & ~back), where, back)
         after = after.replace(cells=jnp.where(back, places, state.cells))
         return after, self._observe(after), reward, ended, after.time >= after.task.cap
+
+    def everywhere(self, task: GridTask) -> tuple[UInt8[Array, "H W H W C"], Bool[Array, "H W"]]:
+        """What is seen with the agent in each cell at the beginning of one episode, and the open cells."""
+        return everywhere(self, self.reset(jax.random.key(0), task)[0], task.wall)
 
     def _places(self, state: GridState, chance: Float[Array, "N"], new: Bool[Array, "N"]) -> Int[Array, "N"]:
         """A free cell for each of the `new` objects: all different, as likely as any others."""

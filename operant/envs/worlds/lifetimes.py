@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from operant.envs.worlds.grids import move, planes
+from operant.envs.worlds.grids import everywhere, move, planes
 from operant.types import Box, Discrete, struct
 
 
@@ -102,6 +102,10 @@ class EmptyRooms(_Room):
         arrived = state.cell == state.task
         return state, self._observe(state), arrived.astype(jnp.float32), arrived, False
 
+    def everywhere(self, task: Int[Array, ""]) -> tuple[UInt8[Array, "H W H W 1"], Bool[Array, "H W"]]:
+        """What is seen from each cell, and the open ones."""
+        return everywhere(self, self.reset(jax.random.key(0), task)[0], four_rooms(self.size))
+
     def _observe(self, state: RoomState) -> UInt8[Array, "H W 1"]:
         return planes(state.cell[None], np.zeros(1, np.int32), self.observation.shape)
 
@@ -154,6 +158,10 @@ class _Letters(_Room):
 
     def _rewards(self, state: LetterState) -> Float[Array, "3"]:
         return state.task
+
+    def everywhere(self, task: Float[Array, "3"]) -> tuple[UInt8[Array, "5 5 5 5 C"], Bool[Array, "5 5"]]:
+        """What is seen from each cell at an episode's beginning; all are open."""
+        return everywhere(self, self.reset(jax.random.key(0), task)[0], np.zeros((_SIDE, _SIDE), bool))
 
     def _observe(self, state: LetterState) -> UInt8[Array, "5 5 C"]:
         cells = jnp.append(state.cell, _LETTERS)

@@ -140,7 +140,7 @@ class Discover:
         told = {"reward": masked_mean(batch.reward, batch.valid), "age": jnp.mean(1.0 * lives.age), **state.report}
         return state.replace(agent=lives.older((thetas, critics)), past=past), {**metrics, **told}, ()
 
-    def portrait(self, state):
+    def portrait(self, state, seen=None):
         """The rule's, as the first life has it."""
         return self.agent.portrait(jax.tree.map(lambda x: x[0], state.agent.agents[0]).replace(eta=state.eta))
 

@@ -141,6 +141,14 @@ class LifetimeRewards:
         lives = lives.older((thetas, memory, record), ended[:, 0])
         return state.replace(agent=lives, past=past), {**jax.tree.map(jnp.mean, metrics), **told}, ()
 
+    def portrait(self, state, seen):
+        """The learned reward of each cell at birth, and in the youngest, the middle and the oldest life."""
+        lives = state.agent
+        order = jnp.argsort(lives.age)
+        some = {f"to a life of {lives.age[i]} updates": i for i in order[jnp.array([0, self.lives // 2, -1])]}
+        life = lambda i: jax.tree.map(lambda x: x[i], lives.agents[0]).replace(eta=state.eta)  # noqa: E731
+        return self.agent.maps(life(0), seen, {name: life(i).memory for name, i in some.items()})
+
     def judge(self, eta, past, judged, advantage):
         """The mean judgement, its sign turned, of the policies after each of N updates, on their trajectories."""
 

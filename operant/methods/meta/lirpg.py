@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from operant import nn
+from operant import nn, portraits
 from operant.actor_critic import advantages, normalize
 from operant.actor_q import Critic
 from operant.agent import agent, child, dial, option
@@ -109,10 +109,13 @@ class LIRPG:
         """v_ex of every observation [*B, ...] -> [*B]"""
         return self._value(theta.spec).apply({"params": eta["value"]}, self._seen(theta, observation))
 
+    def paid(self, eta, theta, observation, action):
+        """r_in(s, a) in [-1, 1] of observations and actions [*B, ...] -> [*B]"""
+        return jnp.tanh(self.reward.of(eta["reward"], theta.spec, self._seen(theta, observation), action)[0])
+
     def intrinsic(self, eta, theta, batch):
-        """r_in(s, a) in [-1, 1] of every transition -> [T, B], 0 where it is no experience."""
-        start = self._seen(theta, transitions(batch).observation)
-        return jnp.tanh(self.reward.of(eta["reward"], theta.spec, start, batch.action)[0]) * batch.valid
+        """r_in of every transition -> [T, B], 0 where it is no experience."""
+        return self.paid(eta, theta, transitions(batch).observation, batch.action) * batch.valid
 
     def mixed(self, eta, theta, batch):
         """c_ex r + c_in r_in [T, B]"""
@@ -165,6 +168,11 @@ class LIRPG:
         row = jnp.arange(batch.reward.size).reshape(batch.reward.shape)
         known = {"task_value": task_value[:-1], "task_advantage": task_advantage, "value": value[:-1], "row": row}
         return value, transitions(batch.replace(extras={**batch.extras, **known}))
+
+    def portrait(self, state, seen):
+        """r_in over the map."""
+        paid = lambda observation, action: self.paid(state.eta, state.agent, observation, action)  # noqa: E731
+        return portraits.of_actions("paid for leaving", paid, state.agent.spec.action, seen)
 
     def learn(self, state, batch, key):
         base, theta = self.agent, state.agent

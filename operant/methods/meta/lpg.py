@@ -157,7 +157,7 @@ class LPG:
         params = jax.tree.map(jnp.add, state.params, updates)
         return state.replace(params=params, opt_state=opt_state), metrics, ()
 
-    def portrait(self, state):
+    def portrait(self, state, seen=None):
         """What the rule answers to rewards, ends and predictions."""
         told = lambda batch, prob, y: self.rule.apply({"params": state.eta}, batch, self.gamma, prob, y)  # noqa: E731
         blank = lambda steps, width: blank_batch(self, state, state.spec.replace(num_envs=width), steps)  # noqa: E731

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from operant import portraits
 from operant.agent import agent, child, dial, option
 from operant.lifelong import BUCKETS, Lifelong, count_visits
 from operant.nn import Policy
@@ -27,7 +28,7 @@ from operant.ops.losses import masked_mean
 from operant.ops.optimizers import adam, sgd
 from operant.ops.returns import discounted_returns
 from operant.rollout import blank_batch
-from operant.types import struct, zeros
+from operant.types import Discrete, struct, zeros
 
 BOUNDS = {"tanh": jnp.tanh, "arctan": jnp.arctan}
 
@@ -115,6 +116,37 @@ class Pupil:
         arrivals = jax.tree.map(lambda x: x[1:], self.moments(batch))
         said, memory = self.reward.along(state.eta, state.spec, arrivals, state.memory)
         return BOUNDS[self.bound](said), memory
+
+    def paid(self, state, observation, memory):
+        """r_eta [N] of arriving at observations [N], with what one life remembers, where the task goes on and pays 0;
+        the mean over actions, where they are seen."""
+        number = len(jax.tree.leaves(observation)[0])
+        told = jnp.array([1.0, 1.0, 0.0][: 2 + self.sees_reward])
+        moments = {"observation": jax.tree.map(lambda x: x[None], observation), "told": jnp.tile(told, (1, number, 1))}
+        memory = jax.tree.map(lambda x: jnp.repeat(x[:1], number, 0), memory)
+
+        def said(action):
+            led = {"action": jnp.full((1, number), action)} if self.sees_action else {}
+            return BOUNDS[self.bound](self.reward.along(state.eta, state.spec, moments | led, memory)[0])[0]
+
+        return jax.vmap(said)(jnp.arange(state.spec.action.n if self.sees_action else 1)).mean(0)
+
+    def maps(self, state, seen, memories):
+        """What is paid in each cell, to a newborn and by the memories of lives, which have their names."""
+        if (
+            seen is None
+            or self.teacher != "learned"
+            or (self.sees_action and not isinstance(state.spec.action, Discrete))
+        ):
+            return []
+        return [
+            portraits.of_cells(name, lambda observation, memory=memory: self.paid(state, observation, memory), seen)
+            for name, memory in {"paid to a newborn": self.reward.start(1), **memories}.items()
+        ]
+
+    def portrait(self, state, seen):
+        """The learned reward of each cell, at birth and now."""
+        return self.maps(state, seen, {"to this one, by its life": state.memory})
 
     def learn(self, state, batch, key):
         """theta + alpha grad mean(G_t log pi(a_t|s_t)), where G sums learned rewards within the episode."""
