@@ -65,6 +65,7 @@ def agent(name: str) -> Callable[[type[T]], type[T]]:
 
     def wrap(cls: type[T]) -> type[T]:
         cls = _pytree_dataclass(cls, name)
+        setattr(cls, "starts_from", getattr(cls, "starts_from", ""))  # noqa: B010 - the class has no such field
         if "agent" in {f.name for f in dataclasses.fields(cls)}:  # an agent of an agent shares its base's shapes
             for shared in ("num_envs", "rollout_length", "memory", "meta_period", "playable"):
                 if not hasattr(cls, shared):

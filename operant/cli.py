@@ -92,7 +92,7 @@ def train(arguments: list[str]) -> int:
     fields = [(f.name, _settings_type(f), defaults[f.name]) for f in dataclasses.fields(settings)]
     extra = [
         ("run_dir", Annotated[str, _help("where the run is kept; default: runs/ENV/METHOD-TIME")], ""),
-        ("init_from", Annotated[str, _help("start from the parameters of this run")], ""),
+        ("init_from", Annotated[str, _help("start from the parameters of this run", agent.starts_from)], ""),
         ("device", Annotated[str, _help("cpu, gpu or tpu; default: the best there is")], ""),
         ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
         ("quiet", Annotated[bool, _help("show no progress")], False),
@@ -418,10 +418,11 @@ def bench(arguments: list[str]) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------- flags and set-up
-def _help(text: str) -> Any:
+def _help(text: str, *also: str) -> Any:
+    """The help text of a flag, and what it may be called besides."""
     import tyro
 
-    return tyro.conf.arg(help=text)
+    return tyro.conf.arg(help=text, aliases=[f"--{name}" for name in also if name])
 
 
 def _positional(text: str) -> Any:

@@ -68,6 +68,18 @@ def test_eval_watch_runs_and_compare(trained, tmp_path, capsys):
     assert (tmp_path / "compare.png").exists() and len(last_line(capsys)["runs"]) == 2
 
 
+def test_a_method_has_its_own_name_for_what_it_starts_from(tmp_path, capsys):
+    world, rule = "operant:Cells-v0", ["--size", "8", "--m", "4"]
+    operant("train", "lpg", world, *rule, "--steps", 2_000, "--run-dir", tmp_path / "a", "--quiet")
+    operant(
+        "train", "lpg", world, *rule, "--steps", 2_000, "--rule", tmp_path / "a", "--run-dir", tmp_path / "b", "--quiet"
+    )
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["init_from"] == str(tmp_path / "a")
+    assert not json.loads((tmp_path / "a" / "config.json").read_text())["init_from"]
+    operant("train", "ppo", world, "--rule", tmp_path / "a", code=2)
+    assert "--rule" in capsys.readouterr().err
+
+
 def test_config_repeats_a_run_and_init_from_starts_from_it(trained, tmp_path, capsys):
     operant("train", "ppo", "CartPole-v1", "--config", trained / "config.json", "--run-dir", tmp_path / "a", "--quiet")
     first, again = (rows_without_times(path) for path in (trained, tmp_path / "a"))

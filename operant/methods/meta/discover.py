@@ -6,7 +6,7 @@ goes back through the K updates to the rule.  A life that is over makes way for 
 
 Differs from its base agent: (1) there are `lives` of it, with step sizes from a grid that a bandit draws from; (2) its
 `eta` is learned, by Adam along the mean gradient over lives (alg. 1); (3) it has no policy of its own to evaluate.
-`operant train lpg ENV --init-from RUN` uses what was found.
+`operant train lpg ENV --rule RUN` uses what was found.
 
 Symbols: eta the rule, theta an agent, K updates between meta steps.
 """

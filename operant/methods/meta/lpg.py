@@ -2,7 +2,7 @@
 
 A backward recurrent network takes the place of the update: it says how to change the policy, and what a vector of
 predictions, which nobody gave a meaning, should be regressed to.  The rule is learned by `discover:lpg`, over many
-lives of such agents in many tasks; this is one of them, which learns by a rule as it stands (`--init-from RUN`).
+lives of such agents in many tasks; this is one of them, which learns by a rule as it stands (`--rule RUN`).
 
 Differs from a2c: (1) pi_hat takes the place of the advantage; (2) a prediction y, a distribution over m entries, takes
 the place of the value, and y_hat that of its target; (3) a table suffices where the observation is a number.
@@ -100,6 +100,8 @@ class LPG:
             "m": 8,
         },
     }
+
+    starts_from: ClassVar[str] = "rule"
 
     @property
     def rule(self):
