@@ -40,8 +40,8 @@ _homes = {
     "build": "operant.methods",
     "train": "operant.run.train",
     "resume": "operant.run.train",
-    "Run": "operant.run.train",
-    "load_run": "operant.run.train",
+    "Run": "operant.run.run",
+    "load_run": "operant.run.run",
     "Policy": "operant.run.policy",
 }
 _modules = ("agent", "ops", "nn", "envs", "methods", "memory")

@@ -102,6 +102,9 @@ class Online:
             memory, state, metrics = self._learn_from_memory(run, batch, keys[:, 2])
         state, health = self._keep_sound(run, batch, state, metrics)
         going = self.going(run)
+        # what a finished lane plays on, since it cannot be left out of the fold, is no part of its training
+        count = lambda new, old: jnp.where(going[:, None], new, old)  # noqa: E731
+        stage = stage.replace(episodes=jax.tree.map(count, stage.episodes, run.stage.episodes))
         new_steps = parallel.psum(batch.valid.sum((0, 2))).astype(jnp.int32) * going
         metrics = {**metrics, "learning": (going & health.alive).astype(jnp.float32)}
         run = run.replace(

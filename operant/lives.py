@@ -7,7 +7,7 @@ They differ in their parameters, their step sizes and their task, and begin and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from operant.actor_critic import advantages
 from operant.agent import dial, option, part
+from operant.meta import MetaState
 from operant.nn import Torso
 from operant.nn.torsos import dense
 from operant.ops.losses import l2, masked_mean
@@ -96,6 +97,42 @@ class Lives:
         """Which environments are to begin in a new task, and the keys of all tasks: [L * width]."""
         keys = jax.vmap(jax.random.key)(self.task)
         return jnp.repeat(self.age == 0, width), jnp.repeat(keys, width)
+
+
+@struct
+class LivesState(MetaState):
+    """A `MetaState` whose `agent` holds the lives; the first of what their agents are made of is their state."""
+
+    @property
+    def params(self) -> PyTree:
+        return self.agent.agents[0].params
+
+
+class OverLives:
+    """What methods share that learn over lives, beside their fields `lives`, `inner_updates` and `agent`."""
+
+    lives: int
+    inner_updates: int
+    agent: Any
+    keeps_batches: ClassVar[bool] = True
+    playable: ClassVar[bool] = False
+
+    @property
+    def num_envs(self) -> int:
+        """Environments of all lives."""
+        return self.lives * self.agent.num_envs
+
+    @property
+    def meta_period(self) -> int:
+        return self.inner_updates
+
+    def start(self, state: LivesState, batch_size: int) -> PyTree:
+        """Agents that live remember nothing but in their states."""
+        return ()
+
+    def new_tasks(self, state: LivesState) -> tuple[Bool[Array, "B"], PRNGKeyArray]:
+        """The environments of newborn agents begin in the tasks of these."""
+        return state.agent.tasks(self.agent.num_envs)
 
 
 def split_lives(batch: Batch, lives: int) -> Batch:

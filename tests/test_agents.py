@@ -68,6 +68,7 @@ UNTAUGHT = {
     "discover": "learns a rule over lives, and has no policy of its own: tests/test_lpg.py",
     "pupil": "learns from a reward that was learned elsewhere: tests/test_lifetime_rewards.py",
     "lifetime-rewards": "learns a reward over lives, and has no policy of its own: tests/test_lifetime_rewards.py",
+    "td": "predicts, and has no say in what is earned: tests/test_td.py",
 }
 """Methods that cannot learn a world from nothing, and why."""
 

@@ -29,7 +29,7 @@ def small(base: str = "a2c", **changes):
 @functools.cache
 def experience(base: str = "a2c", **changes):
     agent = strong(small(base, **changes))
-    _, state, batches = rollouts(agent, batched(Probe(), agent.num_envs), 8, 3)
+    _, state, batches = rollouts(agent, batched(Probe(continuous=base == "td"), agent.num_envs), 8, 3)
     loud = jax.tree.map(lambda x: x + 0.5 * jax.random.normal(jax.random.key(x.size), x.shape), state.eta)
     state = state.replace(eta=loud)  # at first the rule says nearly nothing
     for batch in batches:
@@ -37,7 +37,7 @@ def experience(base: str = "a2c", **changes):
     return agent, state, tuple(batches)
 
 
-@pytest.mark.parametrize("base", ["a2c", "ppo"])
+@pytest.mark.parametrize("base", ["a2c", "ppo", "td"])
 def test_the_meta_gradient_is_that_of_finite_differences(base: str):
     """d (loss of theta_1 on the fresh trajectory) / d eta, for the largest entry of each tensor of eta."""
     agent, state, (tau, fresh, _) = experience(base, inner_updates=1)

@@ -41,21 +41,19 @@ def test_a_card_says_what_it_is_and_its_agents_can_be_made(slug):
     for name, scale in card.scales.items():
         if name != "smoke":
             assert scale.seeds >= papers.FEWEST_SEEDS
-        for env in scale.envs:
-            for arm in card.arms_of(scale).values():
-                agent = reproducing._agent(scale, env, arm)
-                for dial in card.tune:
-                    assert dial in dials(agent), f"{arm.method} has no {dial} to tune"
+        for env, _, arm in card.pairs_of(scale):
+            agent = reproducing._agent(scale, env, arm)
+            for dial in card.tune:
+                assert dial in dials(agent), f"{arm.method} has no {dial} to tune"
 
 
 @pytest.mark.parametrize("slug", papers.names())
 def test_the_arms_of_a_card_differ(slug):
     card = papers.get(slug)
-    env = card.scales["laptop"].envs[0]
     scale = card.scales["laptop"]
     made = [
-        str((reproducing._agent(scale, env, arm), {**scale.env_options, **arm.env_options}))
-        for arm in card.arms.values()
+        str((env, reproducing._agent(scale, env, arm), {**scale.env_options, **arm.env_options}))
+        for env, _, arm in card.pairs_of(scale)
     ]
     assert len(set(made)) == len(made)
 
@@ -78,6 +76,8 @@ def test_the_corpus_is_whole_and_each_paper_once():
         ({"scales": {"smoke": Scale(("CartPole-v1",), 10, 8, arms=("learning",))}}, "both arms of no comparison"),
         ({"tune": {}}, "tunes, but the card says not what"),
         ({"metric": "luck"}, "metric is luck"),
+        ({"metrics": {"operant:Cells-v0": "luck"}}, "metric is luck"),
+        ({"arms": {"learning": Arm("a2c", envs=("CartPole-v1",)), "not learning": Arm("a2c")}}, "no world for"),
     ],
 )
 def test_a_card_that_contradicts_itself_is_refused(changes, words):

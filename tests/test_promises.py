@@ -216,7 +216,7 @@ def test_the_value_target_equals_the_one_computed_by_hand(method: str):
     now = agent.current(state) if hasattr(agent, "current") else dials(agent)
     # a wrapper's own dials come first, those of the base agent, which are meant, after them
     now = {name.rpartition(".")[2]: float(value) for name, value in now.items()}
-    gamma, lam = now["gamma"], now.get("gae_lambda", 1.0)
+    gamma, lam = now["gamma"], now.get("gae_lambda", now.get("td_lambda", 1.0))
     value = np.asarray(extras["value"], np.float64)
 
     def loss(limit_is_death: bool, limit_leads_to: int) -> float:

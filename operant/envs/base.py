@@ -68,10 +68,13 @@ class World(Protocol):
     open; what was learned is then drawn as a map. A world should be a frozen dataclass: equal worlds then share
     compilations.
 
+    Optional as well: `score(state, action)`, what a step is worth in reports, where that is not its reward (a
+    prediction's error); and `again(key, state) -> state, observation`, which begins the next episode from the state in
+    which the last one ended, so that something can change with time; without it that is `reset`.
+
     A world of many *tasks* (mazes, rewards, probabilities) has `draw(key) -> task`, a pytree of fixed shape, and its
-    `reset(key, task)` begins the first episode of a life in that task. The next one is begun by
-    `again(key, state) -> state, observation`, from the state in which the last one ended, so that a task can change
-    with the episodes; without it by `reset(key, state.task)`. The environments of one lane live in one task. An int
+    `reset(key, task)` begins the first episode of a life in that task; the next one is begun by `again`, or by
+    `reset(key, state.task)`. The environments of one lane live in one task. An int
     `task` of at least 0 is the seed of the task that all lanes get; -1 leaves it to each lane's seed.
     """
 
@@ -145,6 +148,9 @@ class Batched:
         world, observation = jax.lax.cond(jnp.any(over), renew, lambda: (stepped, observation))
         elapsed = jnp.where(over, 0, state.elapsed + 1)
         live = ~over
+        score = reward
+        if hasattr(self.world, "score"):
+            score = jax.vmap(self.world.score)(state.world, to_native(action, self.spec.action))
         terminated = jnp.asarray(terminated, bool) & live
         truncated = jnp.asarray(truncated, bool) & live
         if self.spec.time_limit is not None:
@@ -157,7 +163,7 @@ class Batched:
             discount=1.0 - terminated.astype(jnp.float32),
             first=over,
             last=last,
-            score=reward,
+            score=jnp.where(live, jnp.asarray(score, jnp.float32), 0.0),
             previous_action=clear(over, action),
             action_mask=self._mask(world),
             env_index=jnp.arange(self.num_envs, dtype=jnp.int32),
@@ -166,11 +172,9 @@ class Batched:
 
     def _again(self, key: Key[Array, ""], world: PyTree) -> tuple[PyTree, PyTree]:
         """The next episode of the life that `world` is in."""
-        if not self.tasks:
-            return self.world.reset(key)
         if hasattr(self.world, "again"):
             return self.world.again(key, world)
-        return self.world.reset(key, world.task)
+        return self.world.reset(key, world.task) if self.tasks else self.world.reset(key)
 
     def everywhere(self, task_key: Key[Array, ""]) -> tuple[PyTree, Bool[Array, "H W"]] | None:
         """What is seen from each cell of the map, [H, W, ...], and which are open; None for a world without a map."""

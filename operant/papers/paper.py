@@ -30,11 +30,15 @@ FEWEST_SEEDS = 8  # below, the interval of a difference is too narrow to rest a 
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """One thing that is compared: a method by name, how it differs from its preset (dotted names of fields), and how
-    its environment differs from the scale's."""
+    its environment differs from the scale's.
+
+    envs  the environments that it is for; none named: all of a scale's
+    """
 
     method: str
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    envs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Paper:
     scales: dict[str, Scale]
     name: str = ""  # the short one, where the list of the corpus has none
     metric: Metric = "final"
+    metrics: dict[str, Metric] = dataclasses.field(default_factory=dict)  # of environments with one of their own
     tune: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
     notes: str = ""
 
@@ -95,7 +100,8 @@ class Paper:
 
         demand(set(self.scales) <= set(SCALES), f"scales are {', '.join(SCALES)}; it has {', '.join(self.scales)}")
         demand("smoke" in self.scales, "it has no scale smoke, which the tests run")
-        demand(self.metric in METRICS, f"metric is {self.metric}; expected one of {', '.join(METRICS)}")
+        for metric in (self.metric, *self.metrics.values()):
+            demand(metric in METRICS, f"metric is {metric}; expected one of {', '.join(METRICS)}")
         demand(any(c.needed for c in self.comparisons), "no comparison is needed for its claim")
         for comparison in self.comparisons:
             for name in (comparison.better, comparison.worse):
@@ -104,6 +110,8 @@ class Paper:
         for name, scale in self.scales.items():
             demand(bool(scale.envs) and scale.steps > 0 and scale.seeds > 0, f"scale {name} runs nothing")
             demand(set(scale.arms) <= set(self.arms), f"scale {name} names arms that are not there")
+            for arm in self.arms_of(scale).values():
+                demand(not arm.envs or bool(set(arm.envs) & set(scale.envs)), f"scale {name} has no world for {arm}")
             demand(scale.tuning is None or bool(self.tune), f"scale {name} tunes, but the card says not what")
             settings = math.prod(len(values) for values in self.tune.values())
             demand(scale.tuning is None or settings > 1, f"scale {name} tunes over one setting")
@@ -121,6 +129,20 @@ class Paper:
     def arms_of(self, scale: Scale) -> dict[str, Arm]:
         """The arms of a scale, in the card's order."""
         return {name: arm for name, arm in self.arms.items() if not scale.arms or name in scale.arms}
+
+    def pairs_of(self, scale: Scale) -> list[tuple[str, str, Arm]]:
+        """Everything that a scale runs: environment, arm's name, arm."""
+        arms = self.arms_of(scale).items()
+        return [(env, name, arm) for env in scale.envs for name, arm in arms if not arm.envs or env in arm.envs]
+
+    def metric_of(self, env: str) -> Metric:
+        return self.metrics.get(env, self.metric)
+
+    @property
+    def measured(self) -> str:
+        """What is measured, in words."""
+        others = "".join(f"; on {env}: {METRICS[metric]}" for env, metric in self.metrics.items())
+        return METRICS[self.metric] + others
 
     def comparisons_of(self, scale: Scale) -> tuple[Comparison, ...]:
         """The comparisons both of whose arms the scale runs."""

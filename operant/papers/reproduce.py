@@ -11,7 +11,6 @@ when the same command is given again, and each of them can be watched, evaluated
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import shutil
 import sys
@@ -24,13 +23,14 @@ import numpy as np
 from operant import agent as contract
 from operant.errors import UserError
 from operant.methods import apply, build
-from operant.papers.paper import METRICS, Arm, Paper, Scale
+from operant.papers.paper import Arm, Paper, Scale
 from operant.papers.verdict import judge
 from operant.run import files
 from operant.run.directory import RunDirectory, safe_name
 from operant.run.machine import describe_machine
+from operant.run.run import Run, load_run
 from operant.run.settings import Settings
-from operant.run.train import Run, load_run, resume, train
+from operant.run.train import resume, train
 
 FIRST_SEED = 0  # of those that the verdict rests on
 TUNING_SEED = 100_000  # the search has seeds of its own
@@ -65,7 +65,7 @@ def reproduce(
     told = _Told(paper, scale, quiet)
     scores: dict[str, dict[str, list[float]]] = {}
     arms: list[dict[str, Any]] = []
-    for env, (name, arm) in itertools.product(scale.envs, paper.arms_of(scale).items()):
+    for env, name, arm in paper.pairs_of(scale):
         directory = root / safe_name(env) / safe_name(name)
         plain, seconds = _agent(scale, env, arm), 0.0
         chosen: dict[str, float] = {}
@@ -73,13 +73,13 @@ def reproduce(
         if scale.tuning is not None:
             settings = _settings(scale, arm, *scale.tuning, TUNING_SEED, _sweep(paper), devices)
             run = _run(Stage(env, name, "tuning", plain, settings, directory / "tuning"), told)
-            chosen, tried = _best(run, score(run.directory, paper.metric))
+            chosen, tried = _best(run, score(run.directory, paper.metric_of(env)))
             seconds += run.seconds
         settings = _settings(scale, arm, scale.steps, scale.seeds, FIRST_SEED, (), devices)
         stage = Stage(env, name, "seeds", contract.with_dials(plain, chosen), settings, directory / "seeds")
         run = _run(stage, told)
         seconds += run.seconds
-        values = score(run.directory, paper.metric)
+        values = score(run.directory, paper.metric_of(env))
         scores.setdefault(env, {})[name] = values
         arms.append(
             {
@@ -101,7 +101,7 @@ def reproduce(
         )
     verdict, outcomes = judge(scores, paper.comparisons_of(scale))
     result = {
-        "slug": paper.slug, "scale": scale_name, "claim": paper.claim, "metric": METRICS[paper.metric],
+        "slug": paper.slug, "scale": scale_name, "claim": paper.claim, "metric": paper.measured,
         "verdict": verdict, "comparisons": [outcome.to_json() for outcome in outcomes], "arms": arms,
         "seconds": sum(arm["seconds"] for arm in arms), "machine": describe_machine(),
     }  # fmt: skip
@@ -170,7 +170,7 @@ class _Told:
         self.paper, self.quiet = paper, quiet
         settings = math.prod(len(values) for values in paper.tune.values())
         steps, seeds = scale.tuning or (0, 0)
-        arms = len(scale.envs) * len(paper.arms_of(scale))
+        arms = len(paper.pairs_of(scale))
         self.lane_steps_left = arms * (steps * seeds * settings + scale.steps * scale.seeds)
         self.number, self.total = 0, arms * (1 if scale.tuning is None else 2)
         self.done_steps, self.done_seconds = 0, 0.0

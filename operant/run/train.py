@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,13 @@ import numpy as np
 from operant import agent as contract
 from operant.errors import UserError
 from operant.learner import RunState
-from operant.methods import build, from_json
-from operant.run import checkpoint, rows, sweep
+from operant.methods import build
 from operant.run.directory import RunDirectory, default_path
 from operant.run.display import Display, describe_return
 from operant.run.evaluation import summarize
-from operant.run.leaves import Damaged
 from operant.run.machine import describe_machine
-from operant.run.policy import Policy
 from operant.run.program import Program
+from operant.run.run import Run, load_run, make_program, save
 from operant.run.settings import Settings
 from operant.run.stop import deadline, interrupts
 from operant.run.writers import Metrics
@@ -35,83 +32,7 @@ from operant.run.writers import Metrics
 EXIT_NAN = 3
 EXIT_INTERRUPTED = 130
 
-Callback = Callable[["Run", dict[str, Any]], bool | None]
-
-
-@dataclasses.dataclass
-class Run:
-    """A run: its directory, where it stands, and what can be done with what it has learned."""
-
-    directory: RunDirectory
-    agent: Any
-    settings: Settings
-    program: Program
-    state: RunState
-    lanes: list[dict[str, Any]]
-    evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    seconds: float = 0.0
-    train_seconds: float = 0.0
-    interrupted: bool = False
-    segments: rows.Segments | None = None  # of the replay memory, in the last checkpoint
-
-    @property
-    def path(self) -> Path:
-        return self.directory.path
-
-    @property
-    def steps(self) -> int:
-        """Steps that every lane has reached."""
-        return int(np.asarray(self.state.steps).min())
-
-    @property
-    def curve(self) -> list[dict[str, Any]]:
-        """The evaluations so far: steps, return_mean, return_ci, returns (one mean per lane)."""
-        return self.evaluations
-
-    def evaluate(self, episodes: int | None = None, *, stochastic: bool | None = None, stream: int = 1 << 20) -> dict:
-        """Plays whole episodes with every lane in environments of its own, without learning.
-
-        Returns `return_mean`, `return_ci` (95 %), `ci_over`, `episodes`, `seeds`, `returns` [K][N] and `unfinished`.
-        """
-        return summarize(self.program.evaluate(self.state, stream, episodes, stochastic))
-
-    @property
-    def policy(self) -> Policy:
-        """The policy of the lane that did best in the last evaluation (the first, where there was none)."""
-        best = int(np.argmax(self.evaluations[-1]["returns"])) if self.evaluations else 0
-        return self.policy_of(best)
-
-    def policy_of(self, lane: int, *, stochastic: bool = False) -> Policy:
-        """The policy of one lane. Raises UserError where the agent has none of its own."""
-        self.program.check_playable()
-        pick = lambda tree: jax.tree.map(lambda x: x[lane], tree)  # noqa: E731
-        return Policy(
-            pick(self.state.agent), pick(self.state.state), self.program.spec, seed=lane, stochastic=stochastic
-        )
-
-    def diagnose(self) -> list[str]:
-        """One line for each lane that a NaN or an infinity froze."""
-        return self.program.learner.diagnose(self.state)
-
-    def summary(self) -> dict[str, Any]:
-        """What `operant train --json` prints."""
-        last = self.evaluations[-1] if self.evaluations else {}
-        total = int(np.asarray(self.state.steps).sum())
-        return {
-            "run": str(self.path),
-            "steps": self.steps,
-            "seeds": self.settings.seeds,
-            "settings": len(self.lanes) // self.settings.seeds,
-            "steps_per_second": total / self.train_seconds if self.train_seconds else None,
-            "compile_seconds": self.program.compile_seconds,
-            "seconds": self.seconds,
-            "peak_memory_bytes": self.program.peak_memory(),
-            "return_mean": last.get("return_mean"),
-            "return_ci": last.get("return_ci"),
-            "ci_over": last.get("ci_over"),
-            "frozen_lanes": self.diagnose(),
-            "interrupted": self.interrupted,
-        }
+Callback = Callable[[Run, dict[str, Any]], bool | None]
 
 
 # ------------------------------------------------------------------------------------------------------------- train
@@ -149,7 +70,7 @@ def train(
         agent = build(agent, env)
     agent.check()
     source = None if init_from is None else load_run(init_from)  # before anything is made: it may not be there
-    program, lanes = _program(agent, env, configured)
+    program, lanes = make_program(agent, env, configured)
     path = Path(run_dir) if run_dir is not None else default_path(agent.registered_name, name, configured.seed)
     config = {
         "agent": contract.to_json(agent),
@@ -187,87 +108,6 @@ def resume(
     if host and not quiet:
         print("environments of this kind cannot be saved: they start new episodes", file=sys.stderr)
     return _guarded(run, metrics, callback, quiet, title)
-
-
-def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "latest", with_memory: bool = False) -> Run:
-    """A run as its `latest` or `best` checkpoint left it, to evaluate, watch or use its policy; with its replay memory
-    where it is to learn on."""
-    directory = RunDirectory.open(Path(run_dir))
-    config = directory.config
-    agent = from_json(config["agent"])
-    agent.check()
-    settings = Settings.from_json(config["settings"])
-    program, lanes = _program(agent, config["env"] if env is None else env, settings)
-    made_on = config["devices"]
-    if (program.mode, program.num_devices) != (made_on["mode"], made_on["number"]):
-        print(
-            f"this run was made on {made_on['number']} device(s), now it has {program.num_devices}: it goes on, but "
-            "its numbers may differ in the last bits",
-            file=sys.stderr,
-        )
-    like = program.like()
-    state, header = checkpoint.load(directory.checkpoints, _without_rows(like), which)
-    if with_memory:
-        state = _with_memory(state, like, header, directory, program)
-    if program.env.host:  # a simulator's memory cannot be loaded: its part is that of a fresh start
-        state = state.replace(stage=program.init().stage)
-    state = program.place(state)
-    run = Run(directory, agent, settings, program, state, lanes)
-    run.evaluations, run.segments = list(header["evaluations"]), header["rows"]
-    run.seconds, run.train_seconds = header["seconds"], header["train_seconds"]
-    return run
-
-
-def _without_rows(state: RunState) -> RunState:
-    return state.replace(memory=rows.without_rows(state.memory)) if state.memory != () else state
-
-
-def _with_memory(
-    state: RunState, like: RunState, header: dict[str, Any], directory: RunDirectory, program: Program
-) -> RunState:
-    """The state with its replay memory: as the checkpoint had it, or, where that was not kept or is damaged, empty."""
-    if like.memory == ():
-        return state
-    kept = like.memory.replace(index=state.memory.index, written=state.memory.written)
-    try:
-        if header["rows"] is None:
-            raise Damaged("this run keeps no replay memory in its checkpoints")
-        return state.replace(memory=rows.load(directory.rows, header["rows"], kept))
-    except Damaged as error:
-        print(f"operant: {error}; the replay memory is empty, and learning waits until it has filled", file=sys.stderr)
-        return state.replace(memory=program.init().memory)
-
-
-def _program(agent: Any, env: Any, settings: Settings) -> tuple[Program, list[dict[str, Any]]]:
-    """The compiled side of a run, and what each of its lanes is (its dials and its seed)."""
-    if settings.precision != "float32":
-        jax.config.update("jax_default_matmul_precision", settings.precision)
-    points = sweep.parse(settings.sweep, settings.sweep_draws, settings.seed)
-    sweep.check(agent, points)
-    lanes = [{**point, "seed": settings.seed + s} for point in points for s in range(settings.seeds)]
-    one = [contract.strong(contract.with_dials(agent, point)) for point in points for _ in range(settings.seeds)]
-    agents = jax.tree.map(lambda *x: jnp.stack(x), *one)
-    options = dict(settings.env_options)
-    updates = -(-settings.steps // (agent.num_envs * agent.rollout_length))
-    program = Program(
-        agents=agents,
-        env_name=env,
-        env_options=options,
-        eval_options={**options, **evaluation_options(options)},
-        seeds=np.array([lane["seed"] for lane in lanes]),
-        total_steps=settings.steps,
-        chunk_updates=-(-updates // settings.chunks),
-        eval_episodes=settings.eval_episodes,
-        eval_stochastic=settings.eval_stochastic,
-        devices=settings.devices,
-        shard=settings.shard,
-    )
-    return program, lanes
-
-
-def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:
-    """What differs in evaluation: true rewards and whole games (`score` is true already; a life lost is no end)."""
-    return {"life_loss_terminates": False} if "life_loss_terminates" in options else {}
 
 
 def _start_from(state: RunState, program: Program, other: Run) -> RunState:
@@ -372,7 +212,7 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, ti
             due = time.perf_counter() - saved_at >= settings.checkpoint_seconds
             if stopped or due or improved:
                 metrics.sync()
-                _save(run, best=improved)
+                save(run, best=improved)
                 saved_at = time.perf_counter()
         run.seconds = seconds_before + time.perf_counter() - began
         if run.interrupted:
@@ -408,35 +248,3 @@ def _return_and_spread(row: dict[str, Any]) -> tuple[float | None, float | None]
     if not len(means):
         return None, None
     return float(means.mean()), float(means.std()) if len(means) > 1 else None
-
-
-def _save(run: Run, *, best: bool) -> None:
-    keeps = run.settings.checkpoint_memory and run.state.memory != ()
-    run.segments = rows.save(run.directory.rows, run.state.memory, run.segments or []) if keeps else None
-    header = {
-        "rows": run.segments,
-        "agent": contract.to_json(run.agent),
-        "updates": int(run.state.updates),
-        "steps": np.asarray(run.state.steps).tolist(),
-        "seconds": run.seconds,
-        "train_seconds": run.train_seconds,
-        "evaluations": run.evaluations,
-    }
-    # a lane that a NaN froze holds its last finite state, so what is saved is always finite
-    checkpoint.save(
-        run.directory.checkpoints,
-        _without_rows(run.state),
-        header,
-        number=int(run.state.updates),
-        keep=run.settings.keep,
-        best=best,
-    )
-    if run.segments is not None:
-        rows.remove_unused(run.directory.rows, [run.segments, *_segments_of(run.directory.checkpoints)])
-
-
-def _segments_of(directory: Path) -> Iterator[rows.Segments]:
-    """What each checkpoint needs of the replay memory; one whose header cannot be read needs nothing any more."""
-    for path in checkpoint.checkpoints(directory):
-        with suppress(UserError):
-            yield checkpoint.read_header(path)["header"]["rows"] or []

@@ -50,7 +50,7 @@ def film(
 ) -> tuple[Path, list[float]]:
     """Plays episodes with one lane's agent and films them: one frame for each step, what the step led to.
 
-    run         an `operant.run.train.Run`
+    run         an `operant.run.run.Run`
     out         file to write, .mp4 or .gif; by default films/<method>-<env>-<steps>.mp4 in the run
     lane        which lane; -1: the one that did best in the last evaluation
     stochastic  sample actions instead of taking the policy's mode

@@ -66,7 +66,7 @@ def _act(choice: dict[str, Any], tell: Any) -> None:
     number = devices.get("number") if isinstance(devices, dict) else 1
     prepare(min(number, os.cpu_count() or 1) if type(number) is int and number > 0 else 1)
     from operant.run import video
-    from operant.run.train import load_run
+    from operant.run.run import load_run
 
     run = load_run(choice["run"], which=choice["which"])
     lane = video.the_lane(run, choice["lane"])

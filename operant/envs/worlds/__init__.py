@@ -13,6 +13,7 @@ from operant.envs.worlds.grids import Grid, RandomGrid, SmallGrid
 from operant.envs.worlds.lifetimes import EmptyRooms, KeyBox, NonStationaryABC, RandomABC
 from operant.envs.worlds.mazes import GRIDS, RANDOM_GRIDS
 from operant.envs.worlds.tiny import Cells, Masked, Pair, Pixels, Recall, Seek, Target
+from operant.envs.worlds.walks import RandomWalk
 from operant.errors import check_options
 
 WORLDS: dict[str, Any] = {
@@ -32,6 +33,7 @@ WORLDS: dict[str, Any] = {
     "operant:KeyBox-v0": KeyBox,
     "operant:NonStationaryABC-v0": NonStationaryABC,
     "operant:RandomABC-v0": RandomABC,
+    "operant:RandomWalk-v0": RandomWalk,
     "operant:SmallGrid-v0": SmallGrid,
     **{f"operant:Grid-{name}-v0": functools.partial(Grid, *grid) for name, grid in GRIDS.items()},
     **{f"operant:RandomGrid-{name}-v0": functools.partial(RandomGrid, *grid) for name, grid in RANDOM_GRIDS.items()},
@@ -40,7 +42,7 @@ WORLDS: dict[str, Any] = {
 
 __all__ = [
     "WORLDS", "Cells", "Chain", "EmptyRooms", "Grid", "KeyBox", "Masked", "NonStationaryABC", "Pair", "Pixels",
-    "RandomABC", "RandomGrid", "Recall", "Seek", "SmallGrid", "Target", "from_world", "make",
+    "RandomABC", "RandomGrid", "RandomWalk", "Recall", "Seek", "SmallGrid", "Target", "from_world", "make",
 ]  # fmt: skip
 
 

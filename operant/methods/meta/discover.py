@@ -21,26 +21,16 @@ import jax.numpy as jnp
 
 from operant.agent import agent, child, dial, dials, option, with_dials
 from operant.errors import UserError
-from operant.lives import FACTORS, Critic, Lives, side_by_side, split_lives
+from operant.lives import FACTORS, Critic, Lives, LivesState, OverLives, side_by_side, split_lives
 from operant.meta import MetaState, Tape
 from operant.methods.meta.lpg import LPG
 from operant.ops.losses import masked_mean
 from operant.ops.optimizers import adam
 from operant.rollout import blank_batch
-from operant.types import struct
-
-
-@struct
-class DiscoverState(MetaState):
-    """`agent` holds the lives; their agents are (theta, critic), theta being the base agent's state without eta."""
-
-    @property
-    def params(self) -> Any:
-        return self.agent.agents[0].params
 
 
 @agent("discover")
-class Discover:
+class Discover(OverLives):
     """Learns the rule that its base agent learns by, over many lives in many tasks."""
 
     meta_learning_rate: float = dial(1e-4, "Adam's step size for the rule", low=0.0)
@@ -57,16 +47,6 @@ class Discover:
     presets: ClassVar[dict] = {
         "operant": {"source": "half of the lives, for two cores; chosen, not tuned", "lives": 32},
     }
-    keeps_batches: ClassVar[bool] = True
-    playable: ClassVar[bool] = False
-
-    @property
-    def num_envs(self) -> int:
-        return self.lives * self.agent.num_envs
-
-    @property
-    def meta_period(self) -> int:
-        return self.inner_updates
 
     def check(self):
         name = self.agent.registered_name
@@ -87,7 +67,7 @@ class Discover:
         )
 
     def generation(self, spec, key, settings):
-        """Agents and critics at their births, [L]."""
+        """(theta, critic) of agents at their births, [L]; theta is the base agent's state without eta."""
 
         def born(key, setting):
             agent_key, critic_key = jax.random.split(key)
@@ -101,12 +81,9 @@ class Discover:
         born = functools.partial(self.generation, own)
         lives = Lives.begin(born, self.lives, len(FACTORS) ** len(self.vary), self.lifetime, lives_key)
         eta = self.agent.init(rule_key, own).eta
-        state = DiscoverState(**vars(MetaState.begin(lives, eta, adam(self.meta_learning_rate))))
+        state = LivesState(**vars(MetaState.begin(lives, eta, adam(self.meta_learning_rate))))
         batch = split_lives(blank_batch(self, state, spec, self.rollout_length), self.lives)
         return state.replace(past=Tape.blank(lives.agents[0], (batch, lives.setting), self.inner_updates))
-
-    def start(self, state, batch_size):
-        return ()
 
     def act(self, state, timestep, carry, key, explore=True):
         def act(member, timestep, key):
@@ -114,9 +91,6 @@ class Discover:
             return self.member(setting).act(theta.replace(eta=state.eta), timestep, (), key, explore)
 
         return side_by_side(act, (state.agent.setting, state.agent.agents[0]), timestep, key)
-
-    def new_tasks(self, state):
-        return state.agent.tasks(self.agent.num_envs)
 
     def update(self, eta, thetas, batches, settings):
         """All agents, one update later."""

@@ -26,6 +26,7 @@ from operant.errors import UserError
 from operant.meta import MetaState, Tape, blank_inputs
 from operant.methods.policy.a2c import A2C
 from operant.methods.policy.ppo import PPO
+from operant.methods.value.td import TD
 from operant.nn import CELLS, Backward
 from operant.nn.torsos import dense
 from operant.ops.losses import masked_mean
@@ -60,7 +61,7 @@ class FRODO:
     cell: str = option("lstm", "the rule's recurrent cell", choices=tuple(CELLS))
     size: int = option(32, "units of the rule's cell, and of the layer before it", low=1)
     remat: bool = option(True, "compute inner updates again on the way back instead of keeping them")
-    agent: Any = child(A2C, "the actor-critic whose returns are learned; its own loss is the outer one")
+    agent: Any = child(A2C, "whose returns are learned: a2c, ppo or td; its own loss is the outer one")
 
     presets: ClassVar[dict] = {
         "minatar": {"source": "a rule of half the paper's width; chosen, not tuned", "size": 128},
@@ -76,8 +77,10 @@ class FRODO:
         base = self.agent.registered_name
         if self.agent.meta_period:
             raise UserError(f"frodo: {base} has a meta-gradient of its own; expected an agent without one")
-        if not isinstance(self.agent, (A2C, PPO)):
-            raise UserError(f"frodo: {base} takes no targets from outside; expected a2c or ppo")
+        if not isinstance(self.agent, (A2C, PPO, TD)):
+            raise UserError(f"frodo: {base} takes no targets from outside; expected a2c, ppo or td")
+        if self.off_policy and isinstance(self.agent, TD):
+            raise UserError("frodo: td has no policy that off_policy could show the rule")
 
     def init(self, key, spec):
         agent_key, rule_key = jax.random.split(key)

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from operant.agent import agent, child, dial, option
 from operant.errors import UserError
 from operant.lifelong import LifetimeValue
-from operant.lives import Lives, side_by_side, split_lives
-from operant.meta import MetaState, Tape
+from operant.lives import Lives, LivesState, OverLives, side_by_side, split_lives
+from operant.meta import Tape
 from operant.methods.meta.pupil import Pupil
 from operant.ops.losses import masked_mean
 from operant.ops.optimizers import adam
@@ -38,19 +38,15 @@ FIFTHS = 5  # of a life, by which returns are told apart
 
 
 @struct
-class LifetimeState(MetaState):
+class LifetimeState(LivesState):
     """`agent` holds the lives; their agents are (theta, V's memory, [earned, episodes] by fifths of the life), theta
     being the base agent's state without eta.  critic: phi, with its optimizer's state."""
 
     critic: Any
 
-    @property
-    def params(self) -> Any:
-        return self.agent.agents[0].params
-
 
 @agent("lifetime-rewards")
-class LifetimeRewards:
+class LifetimeRewards(OverLives):
     """Learns a reward that teaches newborn agents to do well over whole lives, in many tasks."""
 
     meta_learning_rate: float = dial(1e-3, "Adam's step size for the reward; 0: it stays as it is", low=0.0)
@@ -69,16 +65,6 @@ class LifetimeRewards:
         },
         "operant": {"source": "networks of half the paper's size, for two cores; chosen, not tuned", **SMALL},
     }
-    keeps_batches: ClassVar[bool] = True
-    playable: ClassVar[bool] = False
-
-    @property
-    def num_envs(self) -> int:
-        return self.lives * self.agent.num_envs
-
-    @property
-    def meta_period(self) -> int:
-        return self.inner_updates
 
     def check(self):
         if not isinstance(self.agent, Pupil):
@@ -103,17 +89,11 @@ class LifetimeRewards:
         batch = split_lives(blank_batch(self, state, spec, self.rollout_length), self.lives)
         return state.replace(past=Tape.blank(lives.agents[0], (batch, lives.age >= 0), self.inner_updates))
 
-    def start(self, state, batch_size):
-        return ()
-
     def act(self, state, timestep, carry, key, explore=True):
         def act(theta, timestep, key):
             return self.agent.act(theta.replace(eta=state.eta), timestep, (), key, explore)
 
         return side_by_side(act, state.agent.agents[0], timestep, key)
-
-    def new_tasks(self, state):
-        return state.agent.tasks(self.agent.num_envs)
 
     def update(self, eta, thetas, batches, alive):
         """All agents, one update later; those that were born since their place last acted stay as they are."""

@@ -1,0 +1,69 @@
+"""A random walk whose values are to be predicted (Sutton 1988; with ends that change places, Xu et al. 2020,
+arXiv:2007.08433, section 5.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from operant.types import Box, Discrete, struct
+
+
+@struct
+class WalkState:
+    """Where the walk stands, and the steps taken since the world began, over all episodes."""
+
+    place: Int[Array, ""]
+    time: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomWalk:
+    """From the middle of a row of places, one step to the left or the right by chance; over one end it pays 1, over the
+    other -1.
+
+    The action moves nothing: it says what the walk is expected to earn from here.  Rewards are what is learned from;
+    the score of a step, which returns in reports are summed from, is the squared error of what was said, negative.
+
+    places  how many there are
+    period  steps after which the paying end and the costing one change places; 0: never
+    """
+
+    places: int = 5
+    period: int = 960
+
+    action = Box((1,))
+    time_limit = None
+
+    @property
+    def observation(self) -> Discrete:
+        return Discrete(self.places)
+
+    def _sign(self, time: Int[Array, ""]) -> Float[Array, ""]:
+        return 1.0 - 2.0 * (time // self.period % 2) if self.period else jnp.float32(1.0)
+
+    def value(self, state: WalkState) -> Float[Array, ""]:
+        """The expected reward from here, were the ends to stay as they are now."""
+        return self._sign(state.time) * (2.0 * (state.place + 1) / (self.places + 1) - 1.0)
+
+    def reset(self, key: Key[Array, ""]) -> tuple[WalkState, Int[Array, ""]]:
+        return self._begin(jnp.int32(0))
+
+    def again(self, key: Key[Array, ""], state: WalkState) -> tuple[WalkState, Int[Array, ""]]:
+        return self._begin(state.time)
+
+    def _begin(self, time: Int[Array, ""]) -> tuple[WalkState, Int[Array, ""]]:
+        state = WalkState(jnp.int32(self.places // 2), time)
+        return state, state.place
+
+    def step(self, key: Key[Array, ""], state: WalkState, action: Float[Array, "1"]) -> tuple:
+        place = state.place + jnp.where(jax.random.bernoulli(key), 1, -1)
+        out = jnp.where(place < 0, -1.0, jnp.where(place >= self.places, 1.0, 0.0))
+        state = WalkState(jnp.clip(place, 0, self.places - 1), state.time + 1)
+        return state, state.place, out * self._sign(state.time - 1), out != 0.0, False
+
+    def score(self, state: WalkState, action: Float[Array, "1"]) -> Float[Array, ""]:
+        return -jnp.square(self.value(state) - action[0])

@@ -1,0 +1,99 @@
+"""TD(lambda): learning to predict (Sutton 1988, "Learning to Predict by the Methods of Temporal Differences").
+
+What will be earned from here on, as things are going?  Predictions are moved towards what was earned and what was
+predicted later, mixed by lambda: 1 waits for what really came, 0 trusts the very next prediction.  Nothing is
+controlled: the action is the prediction, for worlds that score predictions, such as `operant:RandomWalk-v0`.
+
+Differs from a2c: (1) there is no policy; (2) plain gradient descent, on the rows of a table where observations are
+numbers.
+
+Symbols: V the prediction, G the lambda-return.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from operant.actor_critic import advantages
+from operant.agent import agent, child, dial, option, part
+from operant.gradient import State, count_steps, gradient_step
+from operant.lives import Readout
+from operant.ops.losses import l2, masked_mean
+from operant.ops.optimizers import sgd
+from operant.types import zeros
+
+
+@part("predictor")
+class Predictor:
+    """A number for each observation: a table's row for a Discrete one, else a network's output."""
+
+    torso: str = option("auto", "encoder of observations that number no table's rows")
+    hidden: tuple[int, ...] = option((32,), "widths of its hidden layers", low=1)
+
+    def init(self, key, spec, optimizer):
+        params = self._readout(spec).init(key, zeros(spec.observation, (1,)))["params"]
+        return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), (), spec)
+
+    def _readout(self, spec):
+        return Readout(spec.observation, 1, self.torso, self.hidden)
+
+    def of(self, params, state, observation):
+        """V of observations [*B, ...] -> [*B]"""
+        return self._readout(state.spec).apply({"params": params}, observation)[..., 0]
+
+    def evaluate(self, params, state, batch):
+        """As an actor-critic's: no policy, and V at every observation of the batch [T+1, B]."""
+        return (), self.of(params, state, batch.observation)
+
+    def rewards(self, state, batch):
+        return batch.reward
+
+
+@agent("td")
+class TD:
+    """Predicts returns, and has no say in them: what values are worth, where they are known exactly."""
+
+    learning_rate: float = dial(0.1, "step size, for the mean error of a rollout", low=0.0)
+    gamma: float = dial(1.0, "discount factor", low=0.0, high=1.0)
+    td_lambda: float = dial(0.9, "lambda: 1: returns to the end of the rollout; 0: one step", low=0.0, high=1.0)
+    num_envs: int = option(1, "environments of one agent", low=1)
+    rollout_length: int = option(20, "steps in each environment between updates", low=1)
+    network: Predictor = child(Predictor, "what predicts")
+
+    actions: ClassVar = ("continuous",)
+    presets: ClassVar[dict] = {}
+
+    def optimizer(self):
+        return sgd(self.learning_rate)
+
+    def init(self, key, spec):
+        return self.network.init(key, spec, self.optimizer())
+
+    def start(self, state, batch_size):
+        return ()
+
+    def act(self, state, timestep, carry, key, explore=True):
+        value = self.network.of(state.params, state, timestep.observation)
+        shape = state.spec.action.shape
+        action = jnp.broadcast_to(value.reshape(-1, *[1] * len(shape)), (len(value), *shape))
+        return action, (), {}
+
+    def returns(self, state, batch):
+        """G [T, B] under the present parameters, a constant; a batch that brings targets of its own keeps them."""
+        if "target" in batch.extras:
+            return batch.extras["target"]
+        _, value = jax.lax.stop_gradient(self.network.evaluate(state.params, state, batch))
+        return advantages(batch.reward, value, batch, self.gamma, self.td_lambda) + value[:-1]
+
+    def loss(self, params, state, batch, key):
+        """The mean of (G - V)^2 / 2."""
+        _, value = self.network.evaluate(params, state, batch)
+        error = masked_mean(l2(self.returns(state, batch) - value[:-1]), batch.valid)
+        return error, {"value_loss": error}
+
+    def learn(self, state, batch, key):
+        state, metrics = gradient_step(self.loss, self.optimizer(), state, batch, key)
+        return state.replace(steps=state.steps + count_steps(batch)), metrics, ()
