@@ -255,3 +255,24 @@ def test_only_a_recurrent_agent_recalls():
     without = train(agent, Recall(), 80)
     assert (with_memory > 0.95).all(), with_memory
     assert (np.abs(without) < 0.4).all(), without  # 128 episodes of +1 or -1: a deviation of 0.09
+
+
+# ------------------------------------------------------------------------------------------------------- ends of lanes
+def test_what_a_finished_lane_plays_on_is_no_part_of_its_training():
+    agent = strong(op.A2C(num_envs=2, rollout_length=8))
+    learner = Online(batched(Cells(), 4), batched(Cells(), 4).spec.replace(num_envs=2, total_steps=60), 2)
+    agents = jax.tree.map(lambda x: jnp.stack([x] * 2), agent)
+    keys = jax.random.split(jax.random.key(0), 2)
+    run = learner.init(agents, learner.init_agents(agents, keys), keys)
+    update, read = jax.jit(learner.update, compiler_options=QUICK), lambda run: run.stage.episodes.read()[1]
+    course = []
+    for _ in range(12):
+        run, metrics = update(run)
+        course.append((np.asarray(run.steps), *(np.asarray(read(run)[name]) for name in ("episodes", "return_sum"))))
+    steps, episodes, returns = map(np.stack, zip(*course, strict=True))
+    assert (steps[-1] >= 60).all() and (np.diff(episodes, axis=0).sum(0) > 0).all()
+    for lane in range(2):
+        ended = int(np.argmax(steps[:, lane] >= 60))
+        assert ended < 8
+        assert (episodes[ended:, lane] == episodes[ended, lane]).all()
+        assert (returns[ended:, lane] == returns[ended, lane]).all() and returns[ended, lane] != 0

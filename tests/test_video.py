@@ -18,7 +18,7 @@ from operant.agent import strong
 from operant.envs import registry
 from operant.errors import UserError
 from operant.methods import apply, build
-from operant.run import draw
+from operant.run import draw, scenes
 from operant.run.mirror import Mirror, NoPicture
 from operant.run.program import Program
 from operant.types import Box, Dict, Discrete, MultiDiscrete, Spec, Timestep, struct
@@ -281,10 +281,10 @@ def test_the_pole_leans_to_its_side():
     """A positive angle is to the right (clockwise), and the cart is where it is."""
 
     def orange(frame):
-        rows, columns = np.nonzero((frame == draw.ORANGE).all(-1))
+        rows, columns = np.nonzero((frame == scenes.ORANGE).all(-1))
         return columns[rows < 200].mean()
 
-    lean = lambda x, angle: orange(draw.cart_pole(None, timestep(np.array([x, 0, angle, 0], np.float32))))  # noqa: E731
+    lean = lambda x, angle: orange(scenes.cart_pole(None, timestep(np.array([x, 0, angle, 0], np.float32))))  # noqa: E731
     assert lean(0, -0.2) < 290 < 300 < 310 < lean(0, 0.2)
     assert lean(1.0, 0.0) - lean(0.0, 0.0) == pytest.approx(115, abs=1)  # pixels a metre
 
@@ -293,11 +293,11 @@ def test_a_custom_renderer_can_be_registered(monkeypatch):
     env = registry.make(ENV, 1, [0])
     assert draw.own_renderer(ENV, env.spec.observation) is None
     render = lambda state, timestep: np.zeros((4, 4, 3), np.uint8)  # noqa: E731
-    monkeypatch.setitem(draw.RENDERERS, "Cells", render)
+    monkeypatch.setitem(scenes.RENDERERS, "Cells", render)
     assert draw.own_renderer(ENV, env.spec.observation) is render
     # the built-in ones are for the usual observation only
     assert draw.own_renderer("gym:CartPole-v1", Box((2,))) is None
-    assert draw.own_renderer("gym:CartPole-v1", Box((4,))) is draw.cart_pole
+    assert draw.own_renderer("gym:CartPole-v1", Box((4,))) is scenes.cart_pole
 
 
 def test_cells_show_the_first_channel_on_top():
@@ -316,7 +316,7 @@ def test_of_a_stack_the_newest_is_drawn():
     render = draw.renderer_for("CartPole-v1", spec, frame_stack=3)
     old, new = np.array([-2.0, 0, 0, 0], np.float32), np.array([1.0, 0, 0.1, 0], np.float32)
     stacked = {"observation": np.concatenate([old, old, new]), "previous_action": 0, "previous_reward": 0.0}
-    assert np.array_equal(render(None, timestep(stacked)), draw.cart_pole(None, timestep(new)))
+    assert np.array_equal(render(None, timestep(stacked)), scenes.cart_pole(None, timestep(new)))
 
 
 def test_gray_stacks_and_colors_of_images():

@@ -37,7 +37,7 @@ from operant.envs.worlds.lifetimes import four_rooms
 from operant.envs.worlds.mazes import GRIDS, RANDOM_GRIDS
 from operant.envs.worlds.planning import optimal_return, optimal_values, random_return, random_values
 from operant.errors import UserError
-from operant.run import draw, video
+from operant.run import draw, scenes, video
 from operant.run.program import Program
 from operant.types import Box, Discrete, struct
 
@@ -668,7 +668,12 @@ def test_maps_pass_wrappers_that_they_can_pass():
 def test_a_maze_is_drawn_where_things_are():
     task = types.SimpleNamespace(wall=np.array([[False, True], [False, False]]), reward=np.array([1.0, -1.0, 1.0]))
     state = types.SimpleNamespace(task=task, cell=2, cells=np.array([0, 3, 3]), present=np.array([True, True, False]))
-    frame = draw.maze(state, None)
+    frame = scenes.maze(state, None)
     color = lambda row, column: tuple(frame[200 * row + 100, 200 * column + 60])  # noqa: E731
     assert frame.shape == (400, 400, 3)
-    assert [color(0, 0), color(0, 1), color(1, 0), color(1, 1)] == [draw.GREEN, draw.INK, draw.BLUE, draw.ORANGE]
+    assert [color(0, 0), color(0, 1), color(1, 0), color(1, 1)] == [
+        scenes.GREEN,
+        scenes.INK,
+        scenes.BLUE,
+        scenes.ORANGE,
+    ]
