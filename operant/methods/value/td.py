@@ -16,14 +16,15 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from operant.actor_critic import advantages
 from operant.agent import agent, child, dial, option, part
 from operant.gradient import State, count_steps, gradient_step
 from operant.lives import Readout
 from operant.ops.losses import l2, masked_mean
-from operant.ops.optimizers import sgd
-from operant.types import zeros
+from operant.ops.optimizers import Optimizer, sgd
+from operant.types import Batch, PyTree, Spec, zeros
 
 
 @part("predictor")
@@ -33,22 +34,24 @@ class Predictor:
     torso: str = option("auto", "encoder of observations that number no table's rows")
     hidden: tuple[int, ...] = option((32,), "widths of its hidden layers", low=1)
 
-    def init(self, key, spec, optimizer):
+    def init(self, key: PRNGKeyArray, spec: Spec, optimizer: Optimizer) -> State:
+        """Fresh parameters."""
         params = self._readout(spec).init(key, zeros(spec.observation, (1,)))["params"]
         return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), (), spec)
 
-    def _readout(self, spec):
+    def _readout(self, spec: Spec) -> Readout:
         return Readout(spec.observation, 1, self.torso, self.hidden)
 
-    def of(self, params, state, observation):
-        """V of observations [*B, ...] -> [*B]"""
-        return self._readout(state.spec).apply({"params": params}, observation)[..., 0]
+    def of(self, params: PyTree, state: State, observation: PyTree) -> Float[Array, "*B"]:
+        """V of observations [*B, ...]."""
+        return jnp.asarray(self._readout(state.spec).apply({"params": params}, observation))[..., 0]
 
-    def evaluate(self, params, state, batch):
-        """As an actor-critic's: no policy, and V at every observation of the batch [T+1, B]."""
+    def evaluate(self, params: PyTree, state: State, batch: Batch) -> tuple[tuple[()], Float[Array, "T1 B"]]:
+        """As an actor-critic's: no policy, and V at every observation of the batch."""
         return (), self.of(params, state, batch.observation)
 
-    def rewards(self, state, batch):
+    def rewards(self, state: State, batch: Batch) -> Float[Array, "T B"]:
+        """The batch's rewards as they are learned from: as they are."""
         return batch.reward
 
 
