@@ -155,19 +155,20 @@ def side_by_side(
 
 
 class Readout(nn.Module):
-    """`size` numbers for an observation: a table's row for integers, else a torso and a linear layer."""
+    """`size` numbers for an observation: a table's row for integers, else features times weights of gain `scale`."""
 
     space: Space
     size: int
     torso: str = "auto"
     hidden: tuple[int, ...] = (32,)
+    scale: float = 0.01
 
     @nn.compact
     def __call__(self, observation: Any) -> Float[Array, "*B size"]:
         if isinstance(self.space, Discrete):
             return self.param("table", nn.initializers.zeros, (self.space.n, self.size))[observation]
         features = Torso(self.space, self.torso, self.hidden, "relu")(observation)
-        return dense(self.size, 0.01)(features)
+        return dense(self.size, self.scale)(features)
 
 
 @part("critic-of-lives")

@@ -79,6 +79,9 @@ SEES_ENDS = ("lifetime-rewards", "pupil")
 """Methods whose reward network is shown the observation that an episode ends at, as all others: it pays for arriving
 there, and remembers it for life."""
 
+PREDICTS = ("td",)
+"""Methods that say what will be earned, and do nothing about it."""
+
 _ACTOR_Q = "learns action values: tests/test_actor_q.py computes its targets by hand"
 OTHER_CRITIC: dict[str, str] = {
     "d4pg": _ACTOR_Q,
@@ -164,9 +167,13 @@ class ProbeState:
 @dataclasses.dataclass(frozen=True)
 class Probe:
     """The corridor of four cells, cut after four steps, with a random tint per episode that shows whose keys these
-    are.  What stands in `spoil_reward` and `spoil_observation` is added, so that a test can put a NaN there."""
+    are.  What stands in `spoil_reward` and `spoil_observation` is added, so that a test can put a NaN there.
+
+    drifting  chance moves, not the action
+    """
 
     continuous: bool = False
+    drifting: bool = False
 
     observation = Box((5,), low=0.0, high=1.0)
     time_limit = 4
@@ -183,6 +190,7 @@ class Probe:
 
     def step(self, key, state, action):
         right = action[0] > 0 if self.continuous else action == 1
+        right = jax.random.bernoulli(key) if self.drifting else right
         position = jnp.clip(state.position + jnp.where(right, 1, -1), 0, 3)
         arrived = position == 3
         state = state.replace(position=position)
@@ -218,7 +226,7 @@ class Harness:
     def __init__(self, name: str):
         self.name = name
         self.agent = tiny_agent(name)
-        self.world = Probe(continuous="discrete" not in claims(self.agent, "actions"))
+        self.world = Probe(continuous="discrete" not in claims(self.agent, "actions"), drifting=name in PREDICTS)
         self.learners, self._init, self._update = {}, {}, {}
         for lanes in (LANES, 1):
             env = batched(self.world, lanes * WIDTH)

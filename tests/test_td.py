@@ -102,6 +102,7 @@ def test_an_update_moves_predictions_by_their_mean_error():
     theta = theta.replace(params={"table": table[:, None]})
     _, _, (batch,) = rollouts(agent, batched(RandomWalk(), 2), 6, 1)
     value = table[batch.observation]
+    batch = batch.replace(extras={"value": value[:-1]})
     returns = advantages(batch.reward, value, batch, 0.9, 0.7) + value[:-1]
     gradient = jnp.zeros(5).at[batch.observation[:-1]].add((returns - value[:-1]) * batch.valid / batch.valid.sum())
     found = jax.jit(agent.learn, compiler_options=QUICK)(theta, batch, jax.random.key(0))[0]

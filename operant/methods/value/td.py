@@ -40,7 +40,7 @@ class Predictor:
         return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), (), spec)
 
     def _readout(self, spec: Spec) -> Readout:
-        return Readout(spec.observation, 1, self.torso, self.hidden)
+        return Readout(spec.observation, 1, self.torso, self.hidden, scale=1.0)
 
     def of(self, params: PyTree, state: State, observation: PyTree) -> Float[Array, "*B"]:
         """V of observations [*B, ...]."""
@@ -82,13 +82,14 @@ class TD:
         value = self.network.of(state.params, state, timestep.observation)
         shape = state.spec.action.shape
         action = jnp.broadcast_to(value.reshape(-1, *[1] * len(shape)), (len(value), *shape))
-        return action, (), {}
+        return action, (), {"value": value}
 
     def returns(self, state, batch):
-        """G [T, B] under the present parameters, a constant; a batch that brings targets of its own keeps them."""
+        """G [T, B] by the predictions that were made; a batch that brings targets of its own keeps them."""
         if "target" in batch.extras:
             return batch.extras["target"]
-        _, value = jax.lax.stop_gradient(self.network.evaluate(state.params, state, batch))
+        end = self.network.of(state.params, state, jax.tree.map(lambda x: x[-1:], batch.observation))
+        value = jax.lax.stop_gradient(jnp.concatenate([batch.extras["value"], end]))
         return advantages(batch.reward, value, batch, self.gamma, self.td_lambda) + value[:-1]
 
     def loss(self, params, state, batch, key):
