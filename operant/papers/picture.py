@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from operant.papers.paper import Paper
+from operant.papers.paper import METRICS, Paper
 from operant.run.figures import COLOURS, short_number
 from operant.scores import interquartile_mean, mean_interval
 
@@ -40,13 +41,14 @@ def draw(paper: Paper, result: dict[str, Any], path: Path) -> None:
         above.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
         below.set_yticks(range(len(arms)), [arm["arm"] for arm in reversed(arms)])
         below.set_ylim(-0.6, len(arms) - 0.4)
-        below.set_xlabel(result["metric"], fontsize=8)
+        below.set_xlabel(textwrap.fill(METRICS[paper.metric_of(env)], 50), fontsize=8)
+        what = arms[0].get("curve_of", "evaluation")
+        above.set_ylabel(f"return in {what}\n(mean, 95 % interval over seeds)", fontsize=9)
         for axes in (above, below):
             axes.grid(alpha=0.25, lw=0.6, axis="both" if axes is above else "x")
             axes.spines[["top", "right"]].set_visible(False)
         for label, arm in zip(below.get_yticklabels(), reversed(arms), strict=True):
             label.set_color(colours[arm["arm"]])  # they are the legend: one above would lie on the curves
-    grid[0][0].set_ylabel("return in evaluation\n(mean, 95 % interval over seeds)")
     figure.suptitle(f"{paper.slug}, scale {result['scale']}: {result['verdict']}", x=0.01, ha="left", fontsize=11)
     figure.savefig(path)
     plt.close(figure)

@@ -96,7 +96,8 @@ def reproduce(
                 "seeds": [lane["seed"] for lane in run.lanes],
                 "frozen": run.diagnose(),
                 "seconds": seconds,
-                "curve": [{"steps": e["steps"], "returns": e["returns"]} for e in _curve(run.directory)],
+                "curve": list(_course(run.directory, paper.metric_of(env))),
+                "curve_of": "training" if paper.metric_of(env) == "final" else "evaluation",
             }
         )
     verdict, outcomes = judge(scores, paper.comparisons_of(scale))
@@ -223,6 +224,16 @@ def _curve(directory: RunDirectory) -> Iterator[dict[str, Any]]:
     for row in directory.metrics():
         if "eval_return" in row:
             yield {"steps": min(row["steps"]), "returns": row["eval_return"]}
+
+
+def _course(directory: RunDirectory, metric: str) -> Iterator[dict[str, Any]]:
+    """The curve that a metric is of: returns in training for `final`, in evaluation for the others."""
+    if metric != "final":
+        yield from _curve(directory)
+        return
+    for row in directory.metrics():
+        if "train_return" in row and min(row["episodes"]) > 0:
+            yield {"steps": min(row["steps"]), "returns": row["train_return"]}
 
 
 def _final(rows: list[dict[str, Any]]) -> list[float]:

@@ -110,6 +110,7 @@ def _arm(arm: dict[str, Any]) -> dict[str, Any]:
         "middle": interquartile_mean(finite) if finite else math.nan,
         "seconds": float(arm["seconds"]),
         "frozen": [str(line) for line in arm.get("frozen", [])],
+        "curve_of": str(arm.get("curve_of", "evaluation")),
         "curve": [{"steps": int(p["steps"]), "returns": [float(x) for x in p["returns"]]} for p in arm["curve"]],
     }
 
@@ -135,6 +136,7 @@ def _test(c: dict[str, Any]) -> dict[str, Any]:
 def figure(result: dict[str, Any]) -> dict[str, Any]:
     """The data of a result's figure: for each environment the arms' curves, and every seed's score."""
     colours = {name: i for i, name in enumerate(dict.fromkeys(arm["arm"] for arm in result["arms"]))}
+    kinds = {arm["curve_of"] for arm in result["arms"]}
     panels = []
     for env in result["envs"]:
         arms = [arm for arm in result["arms"] if arm["env"] == env]
@@ -148,10 +150,11 @@ def figure(result: dict[str, Any]) -> dict[str, Any]:
             values = [plain(x) for x in arm["scores"]]
             scores.append({"name": arm["arm"], "colour": colours[arm["arm"]], "values": values,
                            "middle": plain(arm["middle"])})  # fmt: skip
-        panels.append({"title": env, "series": series, "scores": scores})
+        title = f"{env}, in {arms[0]['curve_of']}" if len(kinds) > 1 else env
+        panels.append({"title": title, "series": series, "scores": scores})
     return {
         "x_label": "environment steps",
-        "y_label": "return in evaluation",
+        "y_label": f"return in {min(kinds)}" if len(kinds) == 1 else "return",
         "score_label": result["metric"],
         "panels": panels,
     }
