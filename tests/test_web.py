@@ -323,6 +323,23 @@ def test_films_are_sent_whole_or_in_ranges(place):
     assert visitor.get(film, headers={"range": "lines=1-2"}).status_code == 200
 
 
+def test_a_run_shows_what_it_drew_besides_its_curve(place, tmp_path_factory):
+    run, figures = identity("CartPole-v1/first"), place / "runs" / "CartPole-v1" / "first" / "figures"
+    figures.mkdir()
+    for name in ("curve.png", "portrait.png", "other.png"):
+        (figures / name).write_bytes(b"\x89PNG of " + name.encode())
+    secret = tmp_path_factory.mktemp("outside") / "secret.png"
+    secret.write_bytes(b"secret")
+    (figures / "dials.png").symlink_to(secret)
+    visitor = client(place)
+    images = [a for tag, a in Reader(visitor.get(f"/runs/{run}").text).tags if tag == "img"]
+    assert [image["alt"] for image in images] == ["What it learned to learn by"]
+    answer = visitor.get(images[0]["src"])
+    assert answer.content == b"\x89PNG of portrait.png" and answer.headers["content-type"] == "image/png"
+    for name in ("curve.png", "other.png", "dials.png", "portrait.png/x"):
+        assert visitor.get(f"/runs/{run}/figures/{identity(name)}").status_code == 404
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out_from_what_they_stand_on(scheme):
     """WCAG 2.1, contrast (minimum): 4.5 for text, 3 for curves."""
@@ -446,6 +463,7 @@ def test_no_path_of_a_request_reaches_the_file_system(place):
            "%2fetc%2fpasswd", "site.py", "~root", "first", "CartPole-v1%2ffirst")  # fmt: skip
     for up in ups:
         for path in (f"/static/{up}", f"/runs/{up}", f"/runs/{run}/films/{up}", f"/runs/{run}/films/{up}/config.json",
+                     f"/runs/{run}/figures/{up}",
                      f"/data/{up}/laptop.json", f"/data/dqn/{up}", f"/papers/{up}", f"/papers/dqn/{up}",
                      f"/curves?run={up}", f"/runs/{up}/watch/stream", f"/live/curves?run={up}"):  # fmt: skip
             answer = visitor.get(path)
@@ -763,7 +781,9 @@ def test_what_networks_say_is_read_off_every_method(method):
         said = {name: shaped.shape for name, shaped in jax.eval_shape(look, jax.random.key(0)).items()}
         if method not in ("lpg", "pupil"):  # the one's predictions have no meaning, the other has none
             assert said.pop("value") == ()
-        if kind == "discrete":
+        if method in harness.PREDICTS:  # its value is its action
+            assert said == {}
+        elif kind == "discrete":
             assert said in ({"probabilities": (3,)}, {"values": (3,)}), said
         else:
             assert said in ({"mean": (2,)}, {"mean": (2,), "deviation": (2,)}), said

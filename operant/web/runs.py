@@ -19,6 +19,10 @@ from operant.web.curves import Curves
 FRESH = 1.0  # seconds for which a listing is good
 KEPT = 256  # runs whose curves are remembered
 FILMS = {".mp4": "video/mp4", ".gif": "image/gif", ".webm": "video/webm"}
+PICTURES = {
+    "dials.png": "The course of the dials that it tuned",
+    "portrait.png": "What it learned to learn by",
+}
 _WATCHED = ("config.json", "status.json", "summary.json", "metrics.jsonl")
 
 
@@ -112,21 +116,30 @@ class Runs:
         return curves
 
     def films(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """The films of a run, newest first: `id`, `name`, `kind` (a media type), `size`."""
-        folder, found = row["path"] / "films", []
+        """The films of a run, newest first: `id`, `name`, `kind` (a media type), `size`, `parts` of its path."""
+        return self._files(row, "films", FILMS)
+
+    def pictures(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """What else a run drew than its curve, as `films`, with the `words` that it is called by."""
+        found = [file for file in self._files(row, "figures", {".png": "image/png"}) if file["name"] in PICTURES]
+        return [{**file, "words": PICTURES[file["name"]]} for file in sorted(found, key=lambda file: file["name"])]
+
+    def _files(self, row: dict[str, Any], place: str, kinds: dict[str, str]) -> list[dict[str, Any]]:
+        """The regular files of these kinds, by their endings, in a folder of a run, newest first."""
+        folder, found = row["path"] / place, []
         try:
             if not stat.S_ISDIR(os.lstat(folder).st_mode):
                 return []
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    kind = FILMS.get(os.path.splitext(entry.name)[1].lower())
+                    kind = kinds.get(os.path.splitext(entry.name)[1].lower())
                     if kind and entry.name[0] != "." and entry.is_file(follow_symlinks=False):
                         about = entry.stat(follow_symlinks=False)
                         found.append((about.st_mtime, entry.name, kind, about.st_size))
         except OSError:
             return []
         return [
-            {"id": identity(name), "name": printable(name), "kind": kind, "size": size, "parts": ("films", name)}
+            {"id": identity(name), "name": printable(name), "kind": kind, "size": size, "parts": (place, name)}
             for _, name, kind, size in sorted(found, reverse=True)
         ]
 

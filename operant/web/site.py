@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -71,7 +71,8 @@ class Site:
                 Route("/runs/{run}", self.run),
                 Route("/runs/{run}/watch", self.watch),
                 Route("/runs/{run}/watch/stream", self.watch_stream),
-                Route("/runs/{run}/films/{film}", self.film),
+                Route("/runs/{run}/films/{file}", self.film),
+                Route("/runs/{run}/figures/{file}", self.picture),
                 Route("/compare", self.compare),
                 Route("/curves", self.curves),
                 Route("/live/runs", self.live_runs),
@@ -155,7 +156,8 @@ class Site:
         curves, summary, config = self.runs.curves(row, GLANCE), self.runs.summary(row), self.runs.config(row)
         return _page(
             "run.html", "runs", row=row, metrics=curves.metrics, unreadable=curves.unreadable, summary=summary,
-            films=self.runs.films(row), tables=tables(config), has_checkpoint=(row["path"] / "checkpoints").is_dir(),
+            films=self.runs.films(row), pictures=self.runs.pictures(row), tables=tables(config),
+            has_checkpoint=(row["path"] / "checkpoints").is_dir(),
             sweep=texts(config.get("settings"), "sweep"), frozen=texts(summary, "frozen_lanes"),
         )  # fmt: skip
 
@@ -176,13 +178,20 @@ class Site:
         return JSONResponse(self._figure(_asked(request), request.query_params.get("metric", "")))
 
     def film(self, request: Request) -> Response:
+        return self._file(request, self.runs.films)
+
+    def picture(self, request: Request) -> Response:
+        return self._file(request, self.runs.pictures)
+
+    def _file(self, request: Request, files: Callable[[dict[str, Any]], list[dict[str, Any]]]) -> Response:
+        """One of a run's `files`, by its id."""
         row = self._row(request.path_params["run"])
-        films = [film for film in self.runs.films(row) if film["id"] == request.path_params["film"]]
+        asked = [file for file in files(row) if file["id"] == request.path_params["file"]]
         try:
-            descriptor = open_below(row["path"], *films[0]["parts"])
+            descriptor = open_below(row["path"], *asked[0]["parts"])
         except (IndexError, OSError):
-            raise HTTPException(404, "There is no such film.") from None
-        return _send(descriptor, films[0]["kind"], request.headers.get("range", ""))
+            raise HTTPException(404, "There is no such film or figure.") from None
+        return _send(descriptor, asked[0]["kind"], request.headers.get("range", ""))
 
     def _row(self, run_id: str) -> dict[str, Any]:
         row = self.runs.get(run_id)
