@@ -219,6 +219,7 @@ BEST = {
     ),
     "operant:Pair-v0": lambda t: jnp.stack([t.observation[:, :2].argmax(-1), t.observation[:, 2:].argmax(-1)], -1),
     "operant:Pixels-v0": lambda t: (t.observation.max((1, 3)).argmax(-1) // 5).astype(jnp.int32),
+    "operant:RandomWalk-v0": lambda t: ((t.observation - 2.0) / 3.0)[:, None],
     "operant:Target-v0": lambda t: t.observation / 2.0,  # [-1, 1] means [-2, 2] there
 }
 
@@ -226,7 +227,7 @@ BEST = {
 @pytest.mark.parametrize("name", sorted(name for name in WORLDS if not hasattr(WORLDS[name](), "draw")))
 def test_known_returns_of_the_worlds(name):
     def mean_return(policy):
-        t, _ = play(envs.make(name, 256), length=60, policy=policy)
+        t, _ = play(envs.make(name, 256), length=400, policy=policy)  # long, as short episodes end sooner
         ends = np.cumsum(t.last, 0)
         whole = ends < ends[-1]  # steps of finished episodes
         whole[1:] |= t.last[1:] & (ends[1:] == ends[-1])

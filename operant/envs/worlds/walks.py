@@ -37,10 +37,18 @@ class RandomWalk:
 
     action = Box((1,))
     time_limit = None
+    optimal_return = 0.0
 
     @property
     def observation(self) -> Discrete:
         return Discrete(self.places)
+
+    @property
+    def random_return(self) -> float:
+        """Of predictions drawn from -1 to 1: their variance and the squared value, at each visit to a place."""
+        start, end = self.places // 2, self.places + 1
+        visits = [2 * (min(start, i) + 1) * (self.places - max(start, i)) / end for i in range(self.places)]
+        return -sum(n * ((2 * (i + 1) / end - 1) ** 2 + 1 / 3) for i, n in enumerate(visits))
 
     def _sign(self, time: Int[Array, ""]) -> Float[Array, ""]:
         return 1.0 - 2.0 * (time // self.period % 2) if self.period else jnp.float32(1.0)
