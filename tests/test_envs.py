@@ -217,6 +217,7 @@ BEST = {
     "operant:Masked-v0": lambda t: jnp.where(
         t.observation[:, 0] == 1, t.action_mask.argmax(-1), 3 - t.action_mask[:, ::-1].argmax(-1)
     ),
+    "operant:NoisyChain-v0": lambda t: jnp.maximum(0.5 - 0.1 * t.observation, 0.0)[:, None],
     "operant:Pair-v0": lambda t: jnp.stack([t.observation[:, :2].argmax(-1), t.observation[:, 2:].argmax(-1)], -1),
     "operant:Pixels-v0": lambda t: (t.observation.max((1, 3)).argmax(-1) // 5).astype(jnp.int32),
     "operant:RandomWalk-v0": lambda t: ((t.observation - 2.0) / 3.0)[:, None],

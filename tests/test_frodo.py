@@ -37,9 +37,12 @@ def experience(base: str = "a2c", **changes):
     return agent, state, tuple(batches)
 
 
-@pytest.mark.parametrize("base", ["a2c", "ppo", "td"])
+@pytest.mark.parametrize("base", ["a2c", "ppo", "impala", "td"])
 def test_the_meta_gradient_is_that_of_finite_differences(base: str):
-    """d (loss of theta_1 on the fresh trajectory) / d eta, for the largest entry of each tensor of eta."""
+    """d (loss of theta_1 on the fresh trajectory) / d eta, for the largest entry of each tensor of eta.
+
+    V-trace's estimates, which follow the judged parameters but are constants to their gradient, are held at theta_1.
+    """
     agent, state, (tau, fresh, _) = experience(base, inner_updates=1)
     with jax.enable_x64(True):
         agent, state, tau, fresh = doubled((agent, state, tau, fresh))
@@ -54,6 +57,15 @@ def test_the_meta_gradient_is_that_of_finite_differences(base: str):
             return jax.value_and_grad(value)(eta)
 
         value, slopes = value_and_slope(state.eta)
+        if base == "impala":
+            params = past.replay(agent.update, state.eta).params
+            policy, values = agent.agent.network.evaluate(params, state.agent, fresh)
+            policy = jax.tree.map(lambda x: x[:-1], policy)
+            log_rho = policy.log_prob(fresh.action) - fresh.extras["log_prob"]
+            target, advantage = agent.agent.estimates(fresh.reward, fresh, values, log_rho)
+            fresh = fresh.replace(extras={**fresh.extras, "target": target, "advantage": advantage})
+            value_and_slope.clear_cache()
+            np.testing.assert_allclose(value_and_slope(state.eta)[0], value, rtol=1e-9)
         assert value.dtype == jnp.float64
         leaves, tree = jax.tree.flatten(state.eta)
         for i, (name, slope) in enumerate(zip(tree_names(state.eta), jax.tree.leaves(slopes), strict=True)):
@@ -119,8 +131,18 @@ def test_probabilities_are_shown_where_asked():
     assert np.abs(agent.targets(state.eta, state.agent, other)[0] - seen).max() > 1e-4
 
 
+def test_off_the_policy_it_is_judged_with_correction_and_learns_without():
+    """Around IMPALA with a lag: V-trace judges, and the inner update is the rule's targets alone, whatever acted."""
+    agent, state, (*_, batch) = experience("impala", off_policy=False)
+    other = batch.replace(extras={**batch.extras, "log_prob": batch.extras["log_prob"] - 1.0})
+    after = [agent.update(state.eta, state.agent, b, jax.random.key(0))[0].params for b in (batch, other)]
+    jax.tree.map(np.testing.assert_array_equal, *after)
+    judged = [agent.agent.loss(state.agent.params, state.agent, b, None)[0] for b in (batch, other)]
+    assert abs(judged[0] - judged[1]) > 1e-4
+
+
 def test_only_actor_critics_take_targets():
-    for agent in (op.DQN(), op.IMPALA(), op.REINFORCE()):
+    for agent in (op.DQN(), op.REINFORCE()):
         with pytest.raises(UserError, match="takes no targets"):
             FRODO(agent=agent).check()
     with pytest.raises(UserError, match="without one"):

@@ -168,6 +168,36 @@ def test_meta_gradients_of_all_dials_are_those_of_finite_differences():
                 assert all(abs(x) > 1e-8 for x in found.values()), found
 
 
+# -------------------------------------------------------------------------------------------------------- correction
+def test_corrections_differ_in_where_the_ratios_go():
+    """One-step: returns as if on policy, and min(rho_bar, rho) on the policy's gradient alone; none: no ratio."""
+    agent = tiny_agent("impala").replace(lag=3, learning_rate=1e-2)
+    (*_, (state, batch, _)), _ = play(agent, 3)
+    policy, value = agent.network.evaluate(state.params, state, batch)
+    policy = jax.tree.map(lambda x: x[:-1], policy)
+    log_rho = policy.log_prob(batch.action) - batch.extras["log_prob"]
+    of = lambda kind, rho: agent.replace(correction=kind).estimates(batch.reward, batch, value, rho)  # noqa: E731
+    plain, weighted, traced = (of(kind, log_rho) for kind in ("none", "one-step", "vtrace"))
+    same = of("vtrace", jnp.zeros_like(log_rho))  # V-trace on policy
+    for got, expected in zip(plain, same, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    np.testing.assert_allclose(weighted[0], plain[0], atol=1e-6)
+    np.testing.assert_allclose(weighted[1], np.minimum(np.exp(log_rho), agent.clip_rho) * plain[1], atol=1e-6)
+    assert np.abs(traced[0] - plain[0]).max() > 1e-4
+
+
+def test_a_batch_keeps_estimates_of_its_own():
+    agent = tiny_agent("impala").replace(lag=3)
+    (*_, (state, batch, _)), _ = play(agent, 2)
+    told = {"target": jnp.full(batch.reward.shape, 2.0), "advantage": jnp.zeros(batch.reward.shape)}
+    batch = batch.replace(extras={**batch.extras, **told})
+    _, metrics = agent.loss(state.params, state, batch, KEY)
+    value = agent.network.evaluate(state.params, state, batch)[1][:-1]
+    expected = float((0.5 * (2.0 - value) ** 2 * batch.valid).sum() / batch.valid.sum())
+    np.testing.assert_allclose(metrics["value_loss"], expected, rtol=1e-5)
+    assert float(metrics["policy_loss"]) == 0.0
+
+
 # --------------------------------------------------------------------------------------------------------------- lag
 def play(agent, updates: int):
     """[(state before, batch, metrics)] of so many updates of one lane, and the state after them."""

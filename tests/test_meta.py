@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from harness import QUICK, Probe, course, shrink
 from test_contract import doubled, rollouts
+from test_td import trained as trained_in
 
 import operant as op
 from operant import methods
 from operant.agent import boxed, dials, strong, unboxed, with_dials
 from operant.envs.base import batched
+from operant.envs.worlds import NoisyChain
 from operant.errors import UserError
 from operant.meta import Tape, push
 from operant.methods.meta.meta_gradient import MetaGradient
+from operant.methods.value.td import TD
 from operant.nn.convolution import product
 from operant.ops.optimizers import sgd
 from operant.ops.returns import lambda_returns
@@ -202,6 +205,50 @@ def test_agents_with_a_memory_are_tuned_on_its_samples(base: str, mode: str):
     assert (metrics["learning"] == 1).all()
 
 
+def in_the_chain(**changes):
+    """TD whose discount is tuned, place by place, for undiscounted values of the whole chain."""
+    base = TD(learning_rate=1.0, rollout_length=11, num_envs=1, gamma=0.9, td_lambda=1.0)
+    changes = {"over": ("gamma",), "by_state": True, "meta_learning_rate": 0.05, **changes}
+    return MetaGradient(agent=base, judge=base.replace(gamma=1.0), **changes)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_dials_by_state_have_their_derivatives(mode: str):
+    """d J'(tau'; theta') / d logit of gamma(s) by finite differences, for every state."""
+    agent = strong(in_the_chain(over=("gamma", "td_lambda"), mode=mode))
+    _, state, (tau, fresh) = rollouts(agent, batched(NoisyChain(signals=2), 1), 11, 2)
+    with jax.enable_x64(True):
+        agent, state, tau, fresh = doubled((agent, state, tau, fresh))
+        table = jnp.linspace(-0.3, 0.4, 4)[:, None]
+        theta = state.agent.replace(params={"table": table})
+        tau, fresh = (b.replace(extras={"value": table[b.observation[:-1], 0]}) for b in (tau, fresh))
+        eta = {name: x + 0.3 * jnp.arange(4.0) for name, x in state.eta.items()}
+
+        def judged(eta):
+            after = agent.update(eta, theta, tau, KEYS[0])[0]
+            return agent.outer().loss(after.params, learned.agent, fresh, KEYS[0])[0]
+
+        learned = agent.learn(state.replace(agent=theta, eta=eta), tau, KEYS[0])[0]
+        after = agent.meta_learn(learned, fresh, KEYS[0])
+        gradients = jax.tree.map(lambda x: x / 0.1, after.opt_state.mean)  # Adam's first mean is a tenth of it
+        for name in eta:
+            for i in range(4):
+                nudge = jnp.zeros(4).at[i].set(1e-5)
+                up, down = (float(judged({**eta, name: eta[name] + sign * nudge})) for sign in (1, -1))
+                np.testing.assert_allclose(gradients[name][i], (up - down) / 2e-5, rtol=1e-4, atol=1e-10)
+
+
+def test_noisy_places_are_learned_to_be_discounted_away():
+    """Section 3.1: gamma stays high where signals follow and falls where noise does, and predictions are better."""
+    learned, told = trained_in(in_the_chain(), NoisyChain(), 6_000, lanes=8)
+    gamma = np.array([told[f"dial gamma {i}"][-1].mean() for i in range(10)])
+    assert gamma[1:5].mean() - gamma[5:].mean() > 0.5, gamma  # nothing arrives at place 0
+    plain, _ = trained_in(in_the_chain().judge, NoisyChain(), 6_000, lanes=8)
+    tables = [np.asarray(state.params["table"])[:, :, 0] for state in (learned.state.agent, plain.state)]
+    error = [np.square(table - [0.5, 0.4, 0.3, 0.2, 0.1, 0, 0, 0, 0, 0]).sum(-1).mean() for table in tables]
+    assert error[0] < 0.5 * error[1], error
+
+
 def test_outer_dials_are_the_judges_and_stay():
     """The same start with another judge goes elsewhere; the judge's numbers never move."""
     near = trained(small(judge=op.A2C(gamma=0.3)))
@@ -236,6 +283,8 @@ def test_networks_see_the_dials_where_asked():
         (MetaGradient(judge=op.PPO()), "expected a2c"),
         (MetaGradient(over=("agent.gamma",), agent=MetaGradient()), "without one"),
         (MetaGradient(accumulate=True, mode="reverse"), "accumulate needs forward"),
+        (MetaGradient(by_state=True), "a2c has no dials by state"),
+        (MetaGradient(by_state=True, condition=True, agent=TD(), over=("gamma",)), "by_state or condition"),
     ],
 )
 def test_mistakes_are_named(agent, words: str):

@@ -14,7 +14,7 @@ from operant import envs
 from operant.actor_critic import advantages
 from operant.agent import strong
 from operant.envs.base import batched
-from operant.envs.worlds import RandomWalk
+from operant.envs.worlds import NoisyChain, RandomWalk
 from operant.errors import UserError
 from operant.learner import Online
 from operant.methods.meta.frodo import FRODO
@@ -25,18 +25,18 @@ pytestmark = pytest.mark.of("td")
 TRUE = np.array([-2, -1, 0, 1, 2]) / 3
 
 
-def trained(agent, world, updates):
-    """One lane after so many updates, and the metrics' course."""
+def trained(agent, world, updates, lanes=1):
+    """So many lanes after so many updates, and the metrics' course."""
     agent = strong(agent)
-    env = batched(world, agent.num_envs)
-    learner = Online(env, env.spec, 1)
+    env = batched(world, agent.num_envs * lanes)
+    learner = Online(env, env.spec, lanes)
 
     @jax.jit
     def run(agents, keys):
         start = learner.init(agents, learner.init_agents(agents, keys), keys)
         return jax.lax.scan(lambda run, _: learner.update(run), start, None, length=updates)
 
-    return run(jax.tree.map(lambda x: x[None], agent), jax.random.split(jax.random.key(0), 1))
+    return run(jax.tree.map(lambda x: jnp.stack([x] * lanes), agent), jax.random.split(jax.random.key(0), lanes))
 
 
 # --------------------------------------------------------------------------------------------------------------- world
@@ -65,6 +65,30 @@ def test_a_step_goes_either_way_and_pays_at_the_ends():
             (0.0, False),
             (sign, True),
         }
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+def test_the_chain_pays_what_it_says(alternate):
+    """V = r + V' on average, place by place, to the end; places that look alike are the noisy ones."""
+    world, plain = NoisyChain(signals=3, alternate=alternate, alike=True), NoisyChain(signals=3, alternate=alternate)
+    step = jax.jit(jax.vmap(lambda key, state: world.step(key, state, jnp.zeros(1)), (0, None)))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    state, shown = world.reset(None)
+    _, number = plain.reset(None)
+    passed, ended = [(int(shown), int(number))], False
+    while not ended:
+        after, seen, reward, end, _ = step(keys, state)
+        _, number, *_ = plain.step(keys[0], state, jnp.zeros(1))
+        ended = bool(end[0])
+        following = 0.0 if ended else float(world.value(jax.tree.map(lambda x: x[0], after)))
+        np.testing.assert_allclose(world.value(state), reward.mean() + following, atol=0.06)
+        noisy = passed[-1][1] >= 3
+        np.testing.assert_allclose(reward.std(), 1.0 if noisy else 0.0, atol=0.05)
+        assert passed[-1][0] == (3 if noisy else passed[-1][1])
+        state = jax.tree.map(lambda x: x[0], after)
+        passed += [] if ended else [(int(seen[0]), int(number))]
+    order = [0, 3, 1, 4, 2, 5] if alternate else [0, 1, 2, 3, 4, 5]
+    assert [number for _, number in passed] == order
 
 
 def test_time_goes_on_over_episodes_and_the_score_is_the_predictions_error():
@@ -109,6 +133,32 @@ def test_an_update_moves_predictions_by_their_mean_error():
     np.testing.assert_allclose(found.params["table"][:, 0], table + 0.5 * gradient, rtol=1e-5, atol=1e-6)
     told = batch.replace(extras={**batch.extras, "target": jnp.zeros_like(batch.reward)})
     np.testing.assert_array_equal(agent.returns(theta, told), 0.0)
+
+
+def test_discount_and_lambda_may_differ_by_state():
+    """G_t = r + gamma(s') [(1 - lambda(s')) V' + lambda(s') G'], by hand; entries that are all alike are a number."""
+    world = RandomWalk(places=3)
+    _, state, (batch,) = rollouts(strong(TD(num_envs=4)), batched(world, 4), 8, 1)
+    state = state.replace(params={"table": jnp.array([[0.3], [-0.2], [0.5]])})
+    value = state.params["table"][batch.observation][..., 0]
+    batch = batch.replace(extras={"value": value[:-1]})
+    gamma, lam = np.array([0.9, 0.5, 0.1]), np.array([0.2, 1.0, 0.6])
+    found = TD(gamma=jnp.array(gamma), td_lambda=jnp.array(lam)).returns(state, batch)
+    place, reward, discount, valid = (
+        np.asarray(x) for x in (batch.observation, batch.reward, batch.discount, batch.valid)
+    )
+    expected, v = np.zeros(reward.shape), np.asarray(value)
+    for b in range(4):
+        ahead = v[-1, b]
+        for t in reversed(range(8)):
+            s = place[t + 1, b]
+            mixed = (1 - lam[s]) * v[t + 1, b] + lam[s] * ahead
+            ahead = reward[t, b] + gamma[s] * discount[t, b] * mixed if valid[t, b] else v[t, b]
+            expected[t, b] = ahead
+    assert (valid == 0).any()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    alike = TD(gamma=jnp.full(3, 0.9), td_lambda=jnp.full(3, 0.7)).returns(state, batch)
+    np.testing.assert_allclose(alike, TD(gamma=0.9, td_lambda=0.7).returns(state, batch), rtol=1e-5, atol=1e-6)
 
 
 def test_its_action_is_its_prediction_in_any_shape():

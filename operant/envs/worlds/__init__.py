@@ -13,7 +13,7 @@ from operant.envs.worlds.grids import Grid, RandomGrid, SmallGrid
 from operant.envs.worlds.lifetimes import EmptyRooms, KeyBox, NonStationaryABC, RandomABC
 from operant.envs.worlds.mazes import GRIDS, RANDOM_GRIDS
 from operant.envs.worlds.tiny import Cells, Masked, Pair, Pixels, Recall, Seek, Target
-from operant.envs.worlds.walks import RandomWalk
+from operant.envs.worlds.walks import NoisyChain, RandomWalk
 from operant.errors import check_options
 
 WORLDS: dict[str, Any] = {
@@ -32,6 +32,7 @@ WORLDS: dict[str, Any] = {
     "operant:EmptyRooms-v0": EmptyRooms,
     "operant:KeyBox-v0": KeyBox,
     "operant:NonStationaryABC-v0": NonStationaryABC,
+    "operant:NoisyChain-v0": NoisyChain,
     "operant:RandomABC-v0": RandomABC,
     "operant:RandomWalk-v0": RandomWalk,
     "operant:SmallGrid-v0": SmallGrid,
@@ -41,8 +42,8 @@ WORLDS: dict[str, Any] = {
 """Names, and what makes a world: a class, or one with some of its fields given."""
 
 __all__ = [
-    "WORLDS", "Cells", "Chain", "EmptyRooms", "Grid", "KeyBox", "Masked", "NonStationaryABC", "Pair", "Pixels",
-    "RandomABC", "RandomGrid", "RandomWalk", "Recall", "Seek", "SmallGrid", "Target", "from_world", "make",
+    "WORLDS", "Cells", "Chain", "EmptyRooms", "Grid", "KeyBox", "Masked", "NoisyChain", "NonStationaryABC", "Pair",
+    "Pixels", "RandomABC", "RandomGrid", "RandomWalk", "Recall", "Seek", "SmallGrid", "Target", "from_world", "make",
 ]  # fmt: skip
 
 

@@ -1,5 +1,8 @@
-"""A random walk whose values are to be predicted (Sutton 1988; with ends that change places, Xu et al. 2020,
-arXiv:2007.08433, section 5.2)."""
+"""Worlds in which nothing is to be done but to predict: their actions say what is going to be earned.
+
+A random walk (Sutton 1988), whose ends may change places (Xu et al. 2020, arXiv:2007.08433, section 5.2); and a chain,
+half of which pays a little and the other half noise (after Xu et al. 2018, arXiv:1805.09801, section 3.1).
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,13 @@ class WalkState:
 
     place: Int[Array, ""]
     time: Int[Array, ""]
+
+
+@struct
+class ChainState:
+    """Which place of the chain has been reached."""
+
+    place: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,4 +84,62 @@ class RandomWalk:
         return state, state.place, out * self._sign(state.time - 1), out != 0.0, False
 
     def score(self, state: WalkState, action: Float[Array, "1"]) -> Float[Array, ""]:
+        return -jnp.square(self.value(state) - action[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyChain:
+    """Places in a row, passed from the first to the last: signals pay a little for being left, the others pay noise.
+
+    What follows on a noisy place is as good as nothing on average, and spoils every return that counts it.  The score
+    of a step is the squared error of what was said, negative.
+
+    signals    how many places pay; as many pay noise
+    pay        what a signal pays
+    noise      standard deviation of what the others pay, whose mean is 0
+    alternate  signals and noisy places take turns, as in the paper; else the signals come first
+    alike      all noisy places look the same
+    """
+
+    signals: int = 5
+    pay: float = 0.1
+    noise: float = 1.0
+    alternate: bool = False
+    alike: bool = False
+
+    action = Box((1,))
+    time_limit = None
+    optimal_return = 0.0
+
+    @property
+    def observation(self) -> Discrete:
+        return Discrete(self.signals + 1 if self.alike else 2 * self.signals)
+
+    @property
+    def random_return(self) -> float:
+        """Of predictions drawn from -1 to 1: at each place their variance, and the squared value."""
+        return -sum(float(self.value(ChainState(i))) ** 2 + 1 / 3 for i in range(2 * self.signals))
+
+    def _signal(self, place: Int[Array, ""]) -> Array:
+        return place % 2 == 0 if self.alternate else place < self.signals
+
+    def _seen(self, place: Int[Array, ""]) -> Int[Array, ""]:
+        """Signals have the lower numbers, in their order."""
+        number = jnp.where(self._signal(place), place // 2, self.signals + place // 2) if self.alternate else place
+        return jnp.minimum(number, self.observation.n - 1).astype(jnp.int32)
+
+    def value(self, state: ChainState) -> Float[Array, ""]:
+        """The expected reward from here: the signals that are still to come."""
+        passed = (state.place + 1) // 2 if self.alternate else jnp.minimum(state.place, self.signals)
+        return self.pay * (self.signals - passed)
+
+    def reset(self, key: Key[Array, ""]) -> tuple[ChainState, Int[Array, ""]]:
+        return ChainState(jnp.int32(0)), self._seen(jnp.int32(0))
+
+    def step(self, key: Key[Array, ""], state: ChainState, action: Float[Array, "1"]) -> tuple:
+        reward = jnp.where(self._signal(state.place), self.pay, self.noise * jax.random.normal(key))
+        place = jnp.minimum(state.place + 1, 2 * self.signals - 1)
+        return ChainState(place), self._seen(place), reward, state.place == 2 * self.signals - 1, False
+
+    def score(self, state: ChainState, action: Float[Array, "1"]) -> Float[Array, ""]:
         return -jnp.square(self.value(state) - action[0])

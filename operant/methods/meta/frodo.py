@@ -25,6 +25,7 @@ from operant.agent import agent, child, dial, option
 from operant.errors import UserError
 from operant.meta import MetaState, Tape, blank_inputs
 from operant.methods.policy.a2c import A2C
+from operant.methods.policy.impala import IMPALA
 from operant.methods.policy.ppo import PPO
 from operant.methods.value.td import TD
 from operant.nn import CELLS, Backward
@@ -61,7 +62,7 @@ class FRODO:
     cell: str = option("lstm", "the rule's recurrent cell", choices=tuple(CELLS))
     size: int = option(32, "units of the rule's cell, and of the layer before it", low=1)
     remat: bool = option(True, "compute inner updates again on the way back instead of keeping them")
-    agent: Any = child(A2C, "whose returns are learned: a2c, ppo or td; its own loss is the outer one")
+    agent: Any = child(A2C, "whose returns are learned: a2c, ppo, impala or td; its own loss is the outer one")
 
     presets: ClassVar[dict] = {
         "minatar": {"source": "a rule of half the paper's width; chosen, not tuned", "size": 128},
@@ -77,8 +78,8 @@ class FRODO:
         base = self.agent.registered_name
         if self.agent.meta_period:
             raise UserError(f"frodo: {base} has a meta-gradient of its own; expected an agent without one")
-        if not isinstance(self.agent, (A2C, PPO, TD)):
-            raise UserError(f"frodo: {base} takes no targets from outside; expected a2c, ppo or td")
+        if not isinstance(self.agent, (A2C, PPO, IMPALA, TD)):
+            raise UserError(f"frodo: {base} takes no targets from outside; expected a2c, ppo, impala or td")
         if self.off_policy and isinstance(self.agent, TD):
             raise UserError("frodo: td has no policy that off_policy could show the rule")
 

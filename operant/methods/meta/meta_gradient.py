@@ -24,7 +24,7 @@ from operant.errors import UserError
 from operant.meta import MetaState, Tangent, Tape, blank_inputs, push
 from operant.methods.policy.a2c import A2C
 from operant.ops.optimizers import adam
-from operant.types import Box, Dict
+from operant.types import Box, Dict, Discrete
 
 
 @agent("meta-gradient")
@@ -38,6 +38,7 @@ class MetaGradient:
     mode: str = option("forward", "how to differentiate; forward suits a few dials", choices=("forward", "reverse"))
     accumulate: bool = option(False, "carry the trace of forward mode on from meta step to meta step, decayed by mu")
     remat: bool = option(True, "reverse mode computes inner updates again instead of keeping them")
+    by_state: bool = option(False, "a value of each tuned dial for every state, where observations number them")
     condition: bool = option(False, "show the tuned dials to the networks, as one more observation")
     agent: Any = child(A2C, "the agent whose dials are tuned; its own values are where they start")
     judge: Any = child(lambda: None, "the base agent with the outer dials; none: no entropy or value cost, lambda 1")
@@ -64,6 +65,10 @@ class MetaGradient:
             raise UserError(f"meta-gradient: {name} has a meta-gradient of its own; expected an agent without one")
         if self.judge is not None and type(self.judge) is not type(self.agent):
             raise UserError(f"meta-gradient: judge is {self.judge.registered_name}; expected {name}, like the agent")
+        if self.by_state and not set(self.over) <= set(getattr(self.agent, "by_state", ())):
+            raise UserError(f"meta-gradient: {name} has no dials by state called {', '.join(self.over)}; td has")
+        if self.by_state and self.condition:
+            raise UserError("meta-gradient: condition shows one value of each dial; expected by_state or condition")
         if self.accumulate and self.mode == "reverse":
             raise UserError("meta-gradient: accumulate needs forward mode; reverse mode looks back over its horizon")
 
@@ -84,6 +89,12 @@ class MetaGradient:
 
     def init(self, key, spec):
         eta = unboxed(self.agent, self.over)
+        if self.by_state:
+            if not isinstance(spec.observation, Discrete):
+                raise UserError(
+                    f"meta-gradient: by_state needs observations that number states, not {spec.observation}"
+                )
+            eta = {name: jnp.broadcast_to(x, (spec.observation.n,)) for name, x in eta.items()}
         seen = Dict((("observation", spec.observation), ("eta", Box((len(eta),)))))
         base = self.agent.init(key, spec.replace(observation=seen) if self.condition else spec)
         state = MetaState.begin(base, eta, adam(self.meta_learning_rate))
@@ -129,8 +140,14 @@ class MetaGradient:
         else:
             past = state.past.write(state.agent, (batch, key))
             after, metrics, feedback = self.update(state.eta, state.agent, batch, key)
-        told = {f"dial {name}": value for name, value in boxed(self.agent, state.eta).items()}
-        return state.replace(agent=after, past=past), {**metrics, **state.report, **told}, feedback
+        return state.replace(agent=after, past=past), {**metrics, **state.report, **self.told(state.eta)}, feedback
+
+    def told(self, eta):
+        """The tuned dials as metrics, entry by entry."""
+        values = {f"dial {name}": value for name, value in boxed(self.agent, eta).items()}
+        if not self.by_state:
+            return values
+        return {f"{name} {i}": x for name, value in values.items() for i, x in enumerate(value)}
 
     def meta_learn(self, state, batch, key):
         """eta one step down J'(tau'; theta'): eq. 8."""

@@ -59,6 +59,11 @@ class IMPALA:
     decay: float = dial(0.99, "RMSProp's decay of the mean square", low=0.0, high=1.0)
     eps: float = dial(2.5e-7, "RMSProp's epsilon, under the root", low=0.0)
     lag: int = option(0, "updates between renewals of the parameters that act; 0 or 1: they are the newest", low=0)
+    correction: str = option(
+        "vtrace",
+        "what makes up for older acting parameters; one-step: ratios in the policy's gradient only",
+        choices=("vtrace", "one-step", "none"),
+    )
     num_envs: int = option(32, "environments of one agent", low=1)
     rollout_length: int = option(20, "steps in each environment between updates", low=1)
     network: ActorCritic = child(ActorCritic, "policy and value networks, normalisers")
@@ -121,23 +126,33 @@ class IMPALA:
         """
         log_prob, valid = policy.log_prob(batch.action), batch.valid
         log_rho, constant = jax.lax.stop_gradient((log_prob - batch.extras["log_prob"], value))
-        estimate = functools.partial(
-            vtrace, gamma=self.gamma, lam=self.gae_lambda, clip_rho=self.clip_rho, clip_c=self.clip_c,
-            clip_pg=self.clip_rho, alpha_rho=self.truncation, alpha_c=self.truncation,
-        )  # fmt: skip
-        trace = jax.vmap(estimate, in_axes=1, out_axes=1)(reward, batch.discount, valid, constant, log_rho)
-        policy_loss = masked_mean(policy_gradient_loss(log_prob, trace.pg_advantages), valid)
-        value_loss = masked_mean(l2(trace.targets - value[:-1]), valid)
+        target, advantage = self.estimates(reward, batch, constant, log_rho)
+        policy_loss = masked_mean(policy_gradient_loss(log_prob, advantage), valid)
+        value_loss = masked_mean(l2(target - value[:-1]), valid)
         entropy = masked_mean(policy.entropy(), valid)
         metrics = {
             "policy_loss": policy_loss,
             "value_loss": value_loss,
             "entropy": entropy,
-            "explained_variance": explained_variance(constant[:-1], trace.targets, valid),
+            "explained_variance": explained_variance(constant[:-1], target, valid),
             "off_policy_kl": masked_mean(-log_rho, valid),  # KL(mu || pi), of which this is an unbiased estimate
             "truncated": masked_mean(1.0 * (log_rho > jnp.log(self.clip_rho) + 1e-3), valid),
         }
         return self.policy_cost * policy_loss + self.value_cost * value_loss - self.entropy_cost * entropy, metrics
+
+    def estimates(self, reward, batch, value, log_rho):
+        """What the values learn, v, and what weights the policy's gradient [T, B]: section 4.1, or without correction
+        as in section 5.2.2.  A batch that brings estimates of its own keeps them."""
+        if "advantage" in batch.extras:
+            return batch.extras["target"], batch.extras["advantage"]
+        estimate = functools.partial(
+            vtrace, gamma=self.gamma, lam=self.gae_lambda, clip_rho=self.clip_rho, clip_c=self.clip_c,
+            clip_pg=self.clip_rho, alpha_rho=self.truncation, alpha_c=self.truncation,
+        )  # fmt: skip
+        seen = log_rho if self.correction == "vtrace" else jnp.zeros_like(log_rho)
+        trace = jax.vmap(estimate, in_axes=1, out_axes=1)(reward, batch.discount, batch.valid, value, seen)
+        weight = jnp.minimum(jnp.exp(log_rho), self.clip_rho) if self.correction == "one-step" else 1.0
+        return trace.targets, weight * trace.pg_advantages
 
     def loss(self, params, state, batch, key):
         """Section 4.2 on a whole rollout, for any parameters: `batch.extras` holds log mu of the actions taken."""

@@ -2,7 +2,8 @@
 
 What will be earned from here on, as things are going?  Predictions are moved towards what was earned and what was
 predicted later, mixed by lambda: 1 waits for what really came, 0 trusts the very next prediction.  Nothing is
-controlled: the action is the prediction, for worlds that score predictions, such as `operant:RandomWalk-v0`.
+controlled: the action is the prediction, for worlds that score predictions, such as `operant:RandomWalk-v0`.  How far
+to look ahead, and how much to trust, may differ from state to state: gamma(s) and lambda(s) of the state arrived at.
 
 Differs from a2c: (1) there is no policy; (2) plain gradient descent, on the rows of a table where observations are
 numbers.
@@ -18,12 +19,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from operant.actor_critic import advantages
 from operant.agent import agent, child, dial, option, part
 from operant.gradient import State, count_steps, gradient_step
 from operant.lives import Readout
 from operant.ops.losses import l2, masked_mean
 from operant.ops.optimizers import Optimizer, sgd
+from operant.ops.returns import gae
 from operant.types import Batch, PyTree, Spec, zeros
 
 
@@ -67,6 +68,7 @@ class TD:
     network: Predictor = child(Predictor, "what predicts")
 
     actions: ClassVar = ("continuous",)
+    by_state: ClassVar = ("gamma", "td_lambda")  # dials that may be arrays, one entry for each row of a table
     presets: ClassVar[dict] = {}
 
     def optimizer(self):
@@ -90,7 +92,10 @@ class TD:
             return batch.extras["target"]
         end = self.network.of(state.params, state, jax.tree.map(lambda x: x[-1:], batch.observation))
         value = jax.lax.stop_gradient(jnp.concatenate([batch.extras["value"], end]))
-        return advantages(batch.reward, value, batch, self.gamma, self.td_lambda) + value[:-1]
+        arrived = jax.tree.map(lambda x: x[1:], batch.observation)
+        there = lambda d: jnp.asarray(d)[arrived] if jnp.ndim(d) else jnp.full(batch.reward.shape, d)  # noqa: E731
+        columns = (batch.reward, batch.discount, batch.valid, value, there(self.gamma), there(self.td_lambda))
+        return jax.vmap(gae, in_axes=1, out_axes=1)(*columns) + value[:-1]
 
     def loss(self, params, state, batch, key):
         """The mean of (G - V)^2 / 2."""

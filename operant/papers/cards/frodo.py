@@ -6,6 +6,9 @@ of its prediction, negative.  Step sizes and lambdas are the best of a search on
 
 In Catch only the last of nine steps pays.  Trajectories of one step hold no reward but in one case of nine: without
 bootstrapping only the last move is learned.  Each arm learns from 320 steps an update.
+
+Off policy the parameters that act are renewed after every 16 updates.  The discovered return is judged by V-trace, and
+replaces it in what is learned; without correction n-step returns are learned as if nothing lagged.
 """
 
 from operant.papers.paper import Arm, Comparison, Paper, Scale
@@ -30,6 +33,17 @@ def written(length: int, **changes) -> Arm:
     return Arm("a2c", {"num_envs": 320 // length, "rollout_length": length, **changes}, envs=(CATCH,))
 
 
+LAGGED = {"lag": 16, "num_envs": 16, "rollout_length": 20, "learning_rate": 1e-3, "anneal": 0.0}
+
+
+def lagged(correction: str) -> Arm:
+    return Arm("impala", {**LAGGED, "correction": correction}, envs=(CATCH,))
+
+
+def lagged_frodo(**changes) -> Arm:
+    return Arm("frodo:impala", {**{f"agent.{k}": v for k, v in LAGGED.items()}, **changes}, envs=(CATCH,))
+
+
 SMALL = {
     "discovered": Arm("frodo:td", {"agent.td_lambda": 1.0, "agent.learning_rate": 3.0}, envs=(WALK,)),
     "TD(0), 2 steps": td(2, 0.25, 0.0),
@@ -42,6 +56,10 @@ SMALL = {
     "four steps, no consistency": caught(4, consistency_cost=0.0),
     "four steps, bootstrap": written(4),
     "four steps, no bootstrap": written(4, bootstrap=False),
+    "lagged, discovered": lagged_frodo(off_policy=True),
+    "lagged, ratios unseen": lagged_frodo(),
+    "lagged, no correction": lagged("none"),
+    "lagged, V-trace": lagged("vtrace"),
 }
 LARGE = {
     "Atari, discovered": Arm("frodo:a2c", {"agent.rollout_length": 20}, envs=ATARI),
@@ -68,6 +86,9 @@ PAPER = Paper(
         Comparison("four steps, discovered", "four steps, no bootstrap", needed=False),
         Comparison("four steps, bootstrap", "four steps, discovered", needed=False),
         Comparison("four steps, discovered", "four steps, no consistency", needed=False),
+        Comparison("lagged, discovered", "lagged, no correction", needed=False),
+        Comparison("lagged, discovered", "lagged, ratios unseen", needed=False),
+        Comparison("lagged, V-trace", "lagged, discovered", needed=False),
     ),
     metric="final",
     metrics={CATCH: "area"},
