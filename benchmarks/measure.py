@@ -10,6 +10,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -120,6 +121,23 @@ def peak_memory_mb() -> float:
     """Largest resident memory so far, in MiB, of this process or of a child that has ended."""
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def side_by_side(commands: dict[str, list[str]], rounds: int, measured: str) -> dict[str, list[dict[str, Any]]]:
+    """Runs every command once a round, in turn, each a process that emits a result; tells the median of `measured`.
+
+    Returns:
+      the results of each command, [rounds]
+    """
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{name} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
+            found[name].append(last_json(done.stdout))
+            print(f"{name}: {found[name][-1][measured]['median']:,.0f} {measured.replace('_', ' ')}", flush=True)
+    return found
 
 
 def emit(result: dict[str, Any]) -> None:

@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from measure import cores, cpu_model, emit, last_json, spread, versions
+from measure import cores, cpu_model, emit, side_by_side, spread, versions
 
 HERE = Path(__file__).resolve().parent
 STEPS = 12_000
@@ -58,14 +57,7 @@ def main() -> None:
     commands = {"operant": [sys.executable, str(HERE / "sac.py"), "--cell", "--reps", str(args.reps)]}
     if args.peers_torch:
         commands["sbx"] = [args.peers_torch, str(HERE / "peers" / "sbx_sac.py"), "--reps", str(args.reps)]
-    found: dict[str, list[dict]] = {name: [] for name in commands}
-    for _ in range(args.rounds):
-        for name, command in commands.items():
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"{name} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
-            found[name].append(last_json(done.stdout))
-            print(f"{name}: {found[name][-1]['updates_per_second']['median']:,.0f} updates/s", flush=True)
+    found = side_by_side(commands, args.rounds, "updates_per_second")
     ratios = {}
     for what in ("updates_per_second", "alone") if args.peers_torch else ():
         pairs = zip(found["operant"], found["sbx"], strict=True)

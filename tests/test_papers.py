@@ -43,7 +43,7 @@ def test_a_card_says_what_it_is_and_its_agents_can_be_made(slug):
             assert scale.seeds >= papers.FEWEST_SEEDS
         for env, _, arm in card.pairs_of(scale):
             agent = reproducing._agent(scale, env, arm)
-            for dial in card.tune:
+            for dial in card.tune_of(arm):
                 assert dial in dials(agent), f"{arm.method} has no {dial} to tune"
 
 
@@ -75,6 +75,7 @@ def test_the_corpus_is_whole_and_each_paper_once():
         ({"scales": {"smoke": Scale(("CartPole-v1",), 0, 8)}}, "runs nothing"),
         ({"scales": {"smoke": Scale(("CartPole-v1",), 10, 8, arms=("learning",))}}, "both arms of no comparison"),
         ({"tune": {}}, "tunes, but the card says not what"),
+        ({"arms": {"learning": Arm("a2c", tune={"gamma": (0.9, 0.95, 0.99)}), "not learning": Arm("a2c")}}, "more set"),
         ({"metric": "luck"}, "metric is luck"),
         ({"metrics": {"operant:Cells-v0": "luck"}}, "metric is luck"),
         ({"arms": {"learning": Arm("a2c", envs=("CartPole-v1",)), "not learning": Arm("a2c")}}, "no world for"),

@@ -6,6 +6,7 @@ import datetime
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -263,3 +264,31 @@ def test_machine_is_described(tmp_path, monkeypatch):
     assert describe_machine()["git"] == clean | {"dirty": True}
     monkeypatch.setenv("PATH", "")
     assert describe_machine()["git"] is None
+
+
+# ------------------------------------------------------------------------------------------------------------ deadline
+HANGING = """
+import sys, time
+from pathlib import Path
+from operant.run.stop import deadline
+with deadline(float(sys.argv[1]), Path("some/run")):
+    print("begun", flush=True)
+    time.sleep(float(sys.argv[2]))
+print("done")
+"""
+
+
+def test_a_chunk_that_takes_too_long_ends_the_process_and_says_how_to_go_on():
+    done = subprocess.run([sys.executable, "-c", HANGING, "0.3", "60"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4 and "done" not in done.stdout
+    assert "operant resume" in done.stderr and "some" in done.stderr
+
+
+def test_time_in_which_the_process_is_stopped_does_not_count():
+    command = [sys.executable, "-c", HANGING, "1.0", "2.0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read() == "done\n" and process.wait(30) == 0

@@ -33,12 +33,14 @@ class Arm:
     its environment differs from the scale's.
 
     envs  the environments that it is for; none named: all of a scale's
+    tune  the search over its own dials, where `Paper.tune` names dials that it does not have; as many settings
     """
 
     method: str
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     envs: tuple[str, ...] = ()
+    tune: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +114,12 @@ class Paper:
             demand(set(scale.arms) <= set(self.arms), f"scale {name} names arms that are not there")
             for arm in self.arms_of(scale).values():
                 demand(not arm.envs or bool(set(arm.envs) & set(scale.envs)), f"scale {name} has no world for {arm}")
-            demand(scale.tuning is None or bool(self.tune), f"scale {name} tunes, but the card says not what")
-            settings = math.prod(len(values) for values in self.tune.values())
-            demand(scale.tuning is None or settings > 1, f"scale {name} tunes over one setting")
+            if scale.tuning is not None:
+                tuned = [self.tune_of(arm) for arm in self.arms_of(scale).values()]
+                demand(all(tuned), f"scale {name} tunes, but the card says not what")
+                numbers = {math.prod(len(values) for values in tune.values()) for tune in tuned}
+                demand(len(numbers) == 1, f"scale {name} tunes some arms over more settings than others")
+                demand(min(numbers) > 1, f"scale {name} tunes over one setting")
             both = any(c.needed for c in self.comparisons_of(scale))
             demand(both, f"scale {name} has both arms of no comparison that is needed")
 
@@ -129,6 +134,10 @@ class Paper:
     def arms_of(self, scale: Scale) -> dict[str, Arm]:
         """The arms of a scale, in the card's order."""
         return {name: arm for name, arm in self.arms.items() if not scale.arms or name in scale.arms}
+
+    def tune_of(self, arm: Arm) -> dict[str, tuple[float, ...]]:
+        """What is searched for an arm: values of its dials."""
+        return arm.tune or self.tune
 
     def pairs_of(self, scale: Scale) -> list[tuple[str, str, Arm]]:
         """Everything that a scale runs: environment, arm's name, arm."""

@@ -71,7 +71,7 @@ def reproduce(
         chosen: dict[str, float] = {}
         tried: list[dict[str, Any]] = []
         if scale.tuning is not None:
-            settings = _settings(scale, arm, *scale.tuning, TUNING_SEED, _sweep(paper), devices)
+            settings = _settings(scale, arm, *scale.tuning, TUNING_SEED, _sweep(paper.tune_of(arm)), devices)
             run = _run(Stage(env, name, "tuning", plain, settings, directory / "tuning"), told)
             chosen, tried = _best(run, score(run.directory, paper.metric_of(env)))
             seconds += run.seconds
@@ -124,8 +124,8 @@ def _agent(scale: Scale, env: str, arm: Arm) -> Any:
     return agent
 
 
-def _sweep(paper: Paper) -> tuple[str, ...]:
-    return tuple(f"{name}={','.join(repr(float(v)) for v in values)}" for name, values in paper.tune.items())
+def _sweep(tune: dict[str, tuple[float, ...]]) -> tuple[str, ...]:
+    return tuple(f"{name}={','.join(repr(float(v)) for v in values)}" for name, values in tune.items())
 
 
 def _settings(
@@ -169,11 +169,11 @@ class _Told:
 
     def __init__(self, paper: Paper, scale: Scale, quiet: bool):
         self.paper, self.quiet = paper, quiet
-        settings = math.prod(len(values) for values in paper.tune.values())
         steps, seeds = scale.tuning or (0, 0)
-        arms = len(paper.pairs_of(scale))
-        self.lane_steps_left = arms * (steps * seeds * settings + scale.steps * scale.seeds)
-        self.number, self.total = 0, arms * (1 if scale.tuning is None else 2)
+        pairs = paper.pairs_of(scale)
+        settings = sum(math.prod(len(values) for values in paper.tune_of(arm).values()) for _, _, arm in pairs)
+        self.lane_steps_left = steps * seeds * settings + len(pairs) * scale.steps * scale.seeds
+        self.number, self.total = 0, len(pairs) * (1 if scale.tuning is None else 2)
         self.done_steps, self.done_seconds = 0, 0.0
         if not quiet:
             print(f"{paper.slug}: {paper.claim}", file=sys.stderr)

@@ -85,7 +85,8 @@ def draw_dials(directory: Any, path: Path, title: str = "") -> Path | None:
     None for a run that tuned none.
     """
     rows = [row for row in directory.metrics() if any(name.startswith("dial ") for name in row)]
-    names = sorted(name for name in (rows[0] if rows else {}) if name.startswith("dial "))
+    told = [name for name in (rows[0] if rows else {}) if name.startswith("dial ")]
+    names = sorted(told, key=lambda name: (name.rstrip("0123456789"), len(name), name))  # "gamma 2" before "gamma 10"
     if not names:
         return None
     figure, panels = _panels(len(names), columns=3, width=2.8, height=2.4, title=title)

@@ -37,7 +37,10 @@ def interrupts() -> Iterator[threading.Event]:
 
 @contextmanager
 def deadline(seconds: float, path: Path) -> Iterator[None]:
-    """Ends the process if the block takes longer: a simulator that hangs inside compiled code cannot be interrupted."""
+    """Ends the process if the block takes longer: a simulator that hangs inside compiled code cannot be interrupted.
+
+    Time in which the process itself stood still (Ctrl-Z, a machine that sleeps) does not count.
+    """
     if math.isinf(seconds):
         yield
         return
@@ -51,10 +54,17 @@ def deadline(seconds: float, path: Path) -> Iterator[None]:
         )
         os._exit(EXIT_DEADLINE)
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+    done = threading.Event()
+
+    def watch():
+        tick = min(1.0, seconds / 10)
+        for _ in range(math.ceil(seconds / tick)):  # a wait that a stop made longer still counts as one tick
+            if done.wait(tick):
+                return
+        end()
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()
