@@ -2,6 +2,9 @@
 rematerialisation.
 
     python benchmarks/meta.py [--rounds 3] [--out FILE]
+    python benchmarks/meta.py --groove CHECKOUT --peers-groove PYTHON [--rounds 2] [--out FILE]
+
+The second form runs discovery beside the public implementation of LPG instead: see `peers/groove_lpg.py`.
 
 Steps per second are those of whole runs (roll-out and learning) after compilation, medians over alternating rounds.
 """
@@ -16,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import cores, cpu_model, emit, last_json, spread, versions
+from measure import cores, cpu_model, emit, last_json, side_by_side, spread, versions
 
 HERE = Path(__file__).resolve().parent
 SEGMENTS = {"num_envs": 16, "rollout_length": 16}
@@ -78,15 +81,37 @@ def memory(updates: int = 20) -> dict[str, float]:
     return found
 
 
+def beside_groove(checkout: str, python: str, rounds: int) -> dict:
+    """Discovery's throughput over GROOVE's, the processes in turn."""
+    commands = {
+        "groove": [python, str(HERE / "peers" / "groove_lpg.py"), "--groove", checkout, "--meta-steps", "20",
+                   "--reps", "1"],
+        "discovery": [sys.executable, str(HERE / "meta.py"), "--cell", "discovery"],
+    }  # fmt: skip
+    found = side_by_side(commands, rounds, "steps_per_second")
+    pairs = zip(found["discovery"], found["groove"], strict=True)
+    ratio = spread([a["steps_per_second"]["median"] / b["steps_per_second"]["median"] for a, b in pairs])
+    print(f"discovery over groove: {ratio['median']:.1f}")
+    return {"date": datetime.date.today().isoformat(), "device": cpu_model(), "cores": cores(), "rounds": rounds,
+            "ratio": ratio, "cells": found}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="cells with this in their name")
     parser.add_argument("--out", default="")
     parser.add_argument("--cell", default="", help="run one cell in this process")
+    parser.add_argument("--groove", default="", help="a clone of GROOVE's repository")
+    parser.add_argument("--peers-groove", default="", help="the interpreter of an environment for it")
     args = parser.parse_args()
     if args.cell:
         cell(args.cell)
+        return
+    if args.groove:
+        result = beside_groove(args.groove, args.peers_groove, args.rounds)
+        if args.out:
+            Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
         return
     names = [name for name in CELLS if args.only in name]
     speeds: dict[str, list[float]] = {name: [] for name in names}
