@@ -285,10 +285,10 @@ def test_a_chunk_that_takes_too_long_ends_the_process_and_says_how_to_go_on():
 
 
 def test_time_in_which_the_process_is_stopped_does_not_count():
-    command = [sys.executable, "-c", HANGING, "1.0", "2.0"]
+    command = [sys.executable, "-c", HANGING, "4.0", "6.0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGSTOP)
-        time.sleep(1.5)
+        time.sleep(5.0)
         process.send_signal(signal.SIGCONT)
         assert process.stdout.read() == "done\n" and process.wait(30) == 0

@@ -8,7 +8,7 @@ LEARNED = {"extrinsic_scale": 0.0, "intrinsic_scale": 0.01}
 BESIDE = {"extrinsic_scale": 1.0, "intrinsic_scale": 0.1}
 # six settings for each arm: what PPO can do about late rewards by itself is a longer lambda
 OWN = {"learning_rate": (3e-4, 1e-3, 3e-3), "gae_lambda": (0.95, 1.0)}
-BOTH = {"agent.learning_rate": (3e-4, 1e-3), "meta_learning_rate": (3e-4, 1e-3, 3e-3)}
+BOTH = {"agent.learning_rate": (1e-3, 3e-3), "meta_learning_rate": (3e-4, 1e-3, 3e-3)}
 MUJOCO = ("HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4")
 
 PAPER = Paper(
