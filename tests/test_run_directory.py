@@ -286,7 +286,7 @@ def test_a_chunk_that_takes_too_long_ends_the_process_and_says_how_to_go_on():
 
 
 def test_time_in_which_the_process_is_stopped_does_not_count(monkeypatch):
-    """A stop makes the wait in which it falls longer, however short it was to be: that wait is one tick all the same."""
+    """A stop makes the wait in which it falls longer, however short it was to be; it is one tick all the same."""
 
     class Stopped(threading.Event):
         def wait(self, timeout=None):
