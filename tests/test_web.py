@@ -662,6 +662,26 @@ def test_curves_move_while_a_run_trains_and_end_with_it(served):
     assert rest[-1][0] == "end" and rest[-2][1]["runs"][0]["status"] == "interrupted"
 
 
+def test_a_run_that_grows_during_the_look_is_told_of_in_full(served, monkeypatch):
+    port, root, site = served
+    run = make_run(root / "live", 10, status="running")
+    curves = site.runs.curves
+    grows = [row(11, train_return=50.0) + "\n"]
+
+    def grow_first(known):  # the run's row was read already
+        with open(run / "metrics.jsonl", "a") as file:
+            file.writelines(grows)
+        grows.clear()
+        return curves(known)
+
+    monkeypatch.setattr(site.runs, "curves", grow_first)
+    stream = events(port, f"/live/curves?run={identity('live')}&metric=train_return")
+    told = [next(stream)[1] for _ in range(2)]
+    assert [one["panels"][0]["series"][0]["rows"] for one in told] == [11, 11]
+    assert [one["runs"][0]["steps"] for one in told] == ["1k", "1.1k"]
+    stream.close()
+
+
 def test_the_list_tells_what_changes(served):
     port, root, _ = served
     run = make_run(root / "live", 10, status="running")

@@ -249,7 +249,8 @@ class Site:
                 except HTTPException:  # one of them was removed
                     break
                 grown = [(await run_in_threadpool(self.runs.curves, row)) for row in rows]
-                now = [(curves.version, curves.read, row["status"]) for curves, row in zip(grown, rows, strict=True)]
+                # what is told of a run is compared too: the file may have grown between the look at it and its curves
+                now = [(curves.version, curves.read, _moving(row)) for curves, row in zip(grown, rows, strict=True)]
                 if now != versions:
                     versions = now
                     figure = await run_in_threadpool(self._figure, ids, metric)
