@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import signal
+import types
 
+import jax
 import numpy as np
 import pytest
 
-from operant import cli, methods, papers
+import operant as op
+from operant import cli, envs, methods, papers
 from operant.agent import dials
+from operant.envs import planning
+from operant.envs.worlds import SmallGrid
 from operant.errors import UserError
 from operant.papers import Arm, Comparison, Paper, Scale, listing, verdict
 from operant.papers import reproduce as reproducing
+from operant.rollout import task_keys
+from operant.run.run import load_run
 
 EIGHT = np.linspace(-1.0, 1.0, 8)
 
@@ -45,6 +52,8 @@ def test_a_card_says_what_it_is_and_its_agents_can_be_made(slug):
             agent = reproducing._agent(scale, env, arm)
             for dial in card.tune_of(arm):
                 assert dial in dials(agent), f"{arm.method} has no {dial} to tune"
+        for arm in card.before_of(scale).values():
+            assert reproducing._before_agent(scale, arm)
 
 
 @pytest.mark.parametrize("slug", papers.names())
@@ -52,7 +61,7 @@ def test_the_arms_of_a_card_differ(slug):
     card = papers.get(slug)
     scale = card.scales["laptop"]
     made = [
-        str((env, reproducing._agent(scale, env, arm), {**scale.env_options, **arm.env_options}))
+        str((env, reproducing._agent(scale, env, arm), {**scale.env_options, **arm.env_options}, arm.begins))
         for env, _, arm in card.pairs_of(scale)
     ]
     assert len(set(made)) == len(made)
@@ -76,6 +85,16 @@ def test_the_corpus_is_whole_and_each_paper_once():
         ({"scales": {"smoke": Scale(("CartPole-v1",), 10, 8, arms=("learning",))}}, "both arms of no comparison"),
         ({"tune": {}}, "tunes, but the card says not what"),
         ({"arms": {"learning": Arm("a2c", tune={"gamma": (0.9, 0.95, 0.99)}), "not learning": Arm("a2c")}}, "more set"),
+        ({"arms": {"learning": Arm("a2c", begins="school"), "not learning": Arm("a2c")}}, "begins from a run 'school'"),
+        ({"before": {"school": Arm("a2c")}}, "names 0 worlds; expected 1"),
+        ({"comparisons": (Comparison("learning", "not learning", margin=-1.0),)}, "a margin is -1.0"),
+        (
+            {
+                "arms": {"learning": Arm("a2c", begins="school"), "not learning": Arm("a2c")},
+                "before": {"school": Arm("a2c", envs=("operant:Cells-v0",))},
+            },
+            "begin from a run, but says not how long",
+        ),
         ({"metric": "luck"}, "metric is luck"),
         ({"metrics": {"operant:Cells-v0": "luck"}}, "metric is luck"),
         ({"arms": {"learning": Arm("a2c", envs=("CartPole-v1",)), "not learning": Arm("a2c")}}, "no world for"),
@@ -103,6 +122,19 @@ def test_a_clear_difference_is_reproduced_and_its_opposite_is_not():
 def test_a_difference_below_its_margin_is_not_reproduced():
     assert judge(margin=0.1, a=EIGHT * 0.01 + 10, b=EIGHT * 0.01 + 9.9)[0] == "not reproduced"
     assert judge(margin=0.0, a=EIGHT * 0.01 + 10, b=EIGHT * 0.01 + 9.9)[0] == "reproduced"
+
+
+def test_nearly_as_good_is_a_margin_below_zero():
+    said, (outcome,) = judge(margin=-1 / 9, a=EIGHT * 0.01 + 9.5, b=EIGHT * 0.01 + 10)
+    assert said == "reproduced" and outcome.difference == pytest.approx(-0.5)
+    assert judge(margin=-1 / 9, a=EIGHT * 0.01 + 8.5, b=EIGHT * 0.01 + 10)[0] == "not reproduced"
+
+
+def test_a_comparison_is_made_where_it_says():
+    scores = {env: {"a": list(EIGHT + gain), "b": list(EIGHT)} for env, gain in (("here", 5), ("there", -5))}
+    said, outcomes = verdict.judge(scores, (Comparison("a", "b", envs=("here",)),))
+    assert said == "reproduced" and [outcome.env for outcome in outcomes] == ["here"]
+    assert verdict.judge(scores, (Comparison("a", "b"),))[0] == "not reproduced"
 
 
 def test_what_seeds_do_not_tell_is_inconclusive():
@@ -159,8 +191,6 @@ def test_the_final_score_is_that_of_the_last_tenth():
 @pytest.fixture
 def quick(monkeypatch, tmp_path):
     """Compiles with less effort; a reproduction with its runs and results in a directory of its own."""
-    import jax
-
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield lambda card, where="one", **options: reproducing.reproduce(
@@ -215,11 +245,65 @@ def test_it_runs_what_the_card_says_once_and_goes_on_where_it_was_stopped(quick,
     assert len(begun) == 4  # the two runs that had ended were not run again, the third was gone on with
 
 
+def test_arms_begin_with_what_was_learned_before(quick, tmp_path):
+    """Seed after seed in turn; the others begin as they always do."""
+    still = {"learning_rate": 0.0}
+    few = Scale(("operant:Cells-v0",), steps=80, seeds=3, before=(160, 2), before_changes={"gamma": 0.5})
+    card = paper(
+        arms={"taught": Arm("a2c", still, begins="school"), "untaught": Arm("a2c", still)},
+        before={"school": Arm("a2c", {"entropy_cost": 0.1}, envs=("operant:Cells-v0",))},
+        comparisons=(Comparison("taught", "untaught"),),
+        scales={"smoke": few},
+    )
+    result = quick(card)
+    (school,) = result["before"]
+    assert school["seeds"] == [0, 1] and school["agent"]["gamma"] == 0.5 and school["agent"]["entropy_cost"] == 0.1
+    assert result["seconds"] >= sum(one["seconds"] for one in (*result["arms"], school)) > school["seconds"] > 0
+    before = tmp_path / "one/runs/cells/smoke/before"
+    (root,) = (path for path in before.parent.iterdir() if path != before)
+    learned = load_run(before / "school").state.state.params
+    taught = load_run(root / "taught/seeds").state.state.params
+    jax.tree.map(lambda ours, theirs: np.testing.assert_array_equal(ours, theirs[np.array([0, 1, 0])]), taught, learned)
+    untaught = load_run(root / "untaught/seeds").state.state.params
+    assert any(
+        (np.asarray(a) != b[np.array([0, 1, 0])]).any()
+        for a, b in zip(*map(jax.tree.leaves, (untaught, learned)), strict=True)
+    )
+
+
+def test_a_share_is_of_what_can_be_earned_in_the_seeds_own_task(tmp_path, monkeypatch):
+    run = op.train(
+        "a2c", "operant:SmallGrid-v0", steps=4_000, seeds=3, run_dir=tmp_path / "run", quiet=True, eval_every=0
+    )
+    world, keys = SmallGrid(), task_keys(jax.vmap(jax.random.key)(np.arange(3)))
+    best = jax.jit(jax.vmap(lambda key: planning.optimal_return(world, world.draw(key))))(keys).tolist()
+    assert len(set(best)) == 3 and min(best) > 0.0
+    final = reproducing.score(run, "final")
+    assert reproducing.score(run, "share") == pytest.approx([f / b for f, b in zip(final, best, strict=True)])
+    monkeypatch.setattr(reproducing, "best_returns", lambda run: np.array([0.0, 2.0, 1.0]))
+    first, *others = reproducing.score(run, "share")
+    assert np.isnan(first) and others == pytest.approx([final[1] / 2.0, final[2]])  # nothing can be earned there
+    # such a seed says nothing in a search, nor in the verdict
+    lanes = [{"seed": seed, "gamma": gamma} for gamma in (0.5, 0.9) for seed in (0, 1)]
+    nan = float("nan")
+    assert reproducing._best(types.SimpleNamespace(lanes=lanes), [nan, 1.0, nan, 2.0])[0] == {"gamma": 0.9}
+
+
+def test_there_is_no_share_of_what_nobody_knows():
+    program = types.SimpleNamespace(
+        env=envs.make("CartPole-v1", 2, seeds=[0, 1]), keys=lambda: jax.random.split(jax.random.key(0))
+    )
+    directory = types.SimpleNamespace(config={"env": "CartPole-v1"})
+    with pytest.raises(UserError, match="nobody knows the best expected return in CartPole-v1"):
+        reproducing.best_returns(types.SimpleNamespace(program=program, directory=directory))
+
+
 def by_card():
     """Every card, as a test of the methods that its smallest scale runs."""
     for slug in papers.names():
         card = papers.get(slug)
-        arms = card.arms_of(card.scale("smoke")).values()
+        smoke = card.scale("smoke")
+        arms = (*card.arms_of(smoke).values(), *card.before_of(smoke).values())
         words = (word.partition("@")[0] for arm in arms for word in arm.method.split(":"))
         yield pytest.param(slug, marks=pytest.mark.of(*sorted(set(words))))
 

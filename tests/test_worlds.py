@@ -21,6 +21,7 @@ from operant.actor_critic import ActorCritic
 from operant.agent import strong
 from operant.envs import wrappers
 from operant.envs.base import batched
+from operant.envs.planning import optimal_return, optimal_values, random_return, random_values
 from operant.envs.worlds import (
     WORLDS,
     Chain,
@@ -35,7 +36,6 @@ from operant.envs.worlds import (
 from operant.envs.worlds.grids import COLUMNS, ROWS, distinct, uniform, vacant
 from operant.envs.worlds.lifetimes import four_rooms
 from operant.envs.worlds.mazes import GRIDS, RANDOM_GRIDS
-from operant.envs.worlds.planning import optimal_return, optimal_values, random_return, random_values
 from operant.errors import UserError
 from operant.run import draw, scenes, video
 from operant.run.program import Program
@@ -289,6 +289,22 @@ def test_values_by_hand():
     assert of(("..",), ((1, 1.0, 0.5, 1.0),), 3, 0, 1)[0] == pytest.approx(1.5)
     assert of(("..",), ((1, -1.0, 0.0, 1.0),), 9, 0, 1)[0] == 0.0  # better left alone
     assert of((".#.",), once, 9, 0, 2) == (0.0, 0.0)  # behind a wall
+
+
+def test_an_environment_knows_its_best_return_where_it_can_be_known():
+    def best(name, seed=0, **options):
+        return jax.jit(envs.make(name, 2, seeds=[0, 1], **options).best_return)(jax.random.key(seed))
+
+    world = SmallGrid()
+    planned = jax.jit(lambda key: optimal_return(world, world.draw(key)))
+    expected = [float(planned(jax.random.key(seed))) for seed in (0, 7)]
+    assert [float(best("operant:SmallGrid-v0", seed)) for seed in (0, 7)] == pytest.approx(expected)
+    assert float(best("operant:SmallGrid-v0", 0, task=7)) == pytest.approx(expected[1])  # all lanes have this task
+    assert float(best("operant:SmallGrid-v0", 7, reward_clip=True)) == pytest.approx(expected[1])  # returns sum scores
+    assert float(best("operant:Cells-v0")) == WORLDS["operant:Cells-v0"].optimal_return
+    for other in ({"sticky": 0.25}, {"time_limit": 10}):
+        assert best("operant:SmallGrid-v0", **other) is None
+    assert best("operant:RandomGrid-small-v0") is None
 
 
 def test_random_return_is_what_random_agents_get():

@@ -13,8 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
+from operant.envs.planning import optimal_return
 from operant.errors import UserError
 from operant.types import Box, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, struct, to_native, zeros
 
@@ -29,7 +30,8 @@ class Environment(Protocol):
     `reset(keys)` begins new episodes. Functional environments take all their randomness from `keys`, one for each
     environment. Host environments were seeded when they were made, and go on with their own generators.
     An environment whose attribute `tasks` is true also takes `reset(keys, task_keys)`, one key for the task of each.
-    Optional: `everywhere(task_key) -> (observation [H, W, ...], open [H, W]) | None`, as in `World`.
+    Optional: `everywhere(task_key) -> (observation [H, W, ...], open [H, W]) | None`, as in `World`, and
+    `best_return(task_key) -> float | None`, the best expected return of an episode.
     """
 
     spec: Spec
@@ -186,6 +188,15 @@ class Batched:
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
         flat = conform(flat, self.spec.observation)
         return jax.tree.map(lambda x: x.reshape(*is_open.shape, *x.shape[1:]), flat), is_open
+
+    def best_return(self, task_key: Key[Array, ""]) -> Float[Array, ""] | None:
+        """The best expected return of an episode in the task of this key; None where that is not known."""
+        if hasattr(self.world, "optimal_return"):
+            return jnp.float32(self.world.optimal_return)
+        if not (self.tasks and hasattr(self.world, "backup")) or self.spec.time_limit != self.world.time_limit:
+            return None
+        fixed = getattr(self.world, "task", -1)
+        return optimal_return(self.world, self.world.draw(jax.random.key(fixed) if fixed >= 0 else task_key))
 
     def _task_keys(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None) -> Key[Array, "B"]:
         if getattr(self.world, "task", -1) >= 0:

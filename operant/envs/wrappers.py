@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from operant.envs.base import Environment, clear, conform, positive, select
 from operant.errors import UserError
@@ -88,6 +88,11 @@ class _Around:
         """The map of the environment within, if it has one."""
         env: Any = self.env
         return env.everywhere(task_key) if hasattr(env, "everywhere") else None
+
+    def best_return(self, task_key: Key[Array, ""]) -> Float[Array, ""] | None:
+        """That of the environment within, if it is known."""
+        env: Any = self.env
+        return env.best_return(task_key) if hasattr(env, "best_return") else None
 
     def close(self) -> None:
         self.env.close()
@@ -214,6 +219,10 @@ class StickyActions(_Around):
         if self.env.spec.action_mask:
             raise UserError(f"sticky actions could repeat a forbidden action: {self.env.spec.name} has action masks.")
 
+    def best_return(self, task_key: Key[Array, ""]) -> None:
+        """None: it is another than without repeats."""
+        return None
+
     def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[Wrapped, Timestep]:
         inner, timestep = self._begin(keys, task_keys)
         count = jnp.zeros(self.num_envs, jnp.uint32)
@@ -254,6 +263,10 @@ class TimeLimit(_Around):
         positive("time_limit", self.limit)
         if self.env.host or self.tasks:  # a reset would begin another life
             raise UserError(f"{self.env.spec.name} cannot be reset from outside: make it with time_limit= instead.")
+
+    def best_return(self, task_key: Key[Array, ""]) -> None:
+        """None: it is another than in longer episodes."""
+        return None
 
     @property
     def spec(self) -> Spec:

@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from operant.errors import UserError, near
 
-Metric = Literal["final", "evaluation", "area"]
+Metric = Literal["final", "share", "evaluation", "area"]
 METRICS: dict[str, str] = {
     "final": "mean return of the episodes that ended in the last tenth of training",
+    "share": "mean return of the episodes that ended in the last tenth of training, as a share of the best that can be "
+    "expected in the seed's task",
     "evaluation": "mean return of the last evaluation",
     "area": "mean over all evaluations of the run, evenly spaced in steps",
 }
@@ -32,8 +34,9 @@ class Arm:
     """One thing that is compared: a method by name, how it differs from its preset (dotted names of fields), and how
     its environment differs from the scale's.
 
-    envs  the environments that it is for; none named: all of a scale's
-    tune  the search over its own dials, where `Paper.tune` names dials that it does not have; as many settings
+    envs    the environments that it is for; none named: all of a scale's
+    tune    the search over its own dials, where `Paper.tune` names dials that it does not have; as many settings
+    begins  the run of `Paper.before` whose parameters its agents begin with (`operant train --init-from`)
     """
 
     method: str
@@ -41,19 +44,23 @@ class Arm:
     env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     envs: tuple[str, ...] = ()
     tune: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    begins: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """`better` is to score more than `worse`, by more than `margin` times the score of `better`.
 
-    `needed`: whether the claim rests on it; the others are reported beside.
+    margin  below 0: it may score less by as much ("at least nine tenths as good" is -1/9)
+    needed  whether the claim rests on it; the others are reported beside
+    envs    where it is made; none named: wherever both arms are run
     """
 
     better: str
     worse: str
     margin: float = 0.0
     needed: bool = True
+    envs: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +68,8 @@ class Scale:
     """How much is run: environments, steps and seeds of each arm, and what is changed in every agent to fit.
 
     `tuning` gives steps and seeds of the search over `Paper.tune`, the same for each arm, on seeds that the verdict
-    does not use; None: each arm has what its preset has.
+    does not use; None: each arm has what its preset has.  `before` gives steps and seeds of each run of `Paper.before`,
+    and `before_changes` what is changed in their agents; seeds of an arm begin with theirs in turn.
     """
 
     envs: tuple[str, ...]
@@ -71,6 +79,8 @@ class Scale:
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     arms: tuple[str, ...] = ()  # which arms; none named: all
+    before: tuple[int, int] | None = None
+    before_changes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +101,7 @@ class Paper:
     metric: Metric = "final"
     metrics: dict[str, Metric] = dataclasses.field(default_factory=dict)  # of environments with one of their own
     tune: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    before: dict[str, Arm] = dataclasses.field(default_factory=dict)  # runs that arms begin from, each in one world
     notes: str = ""
 
     def __post_init__(self) -> None:
@@ -108,7 +119,14 @@ class Paper:
         for comparison in self.comparisons:
             for name in (comparison.better, comparison.worse):
                 demand(name in self.arms, f"a comparison names the arm '{name}', which is not there")
-            demand(0.0 <= comparison.margin < 1.0, f"a margin is {comparison.margin}; expected a fraction")
+            demand(-1.0 < comparison.margin < 1.0, f"a margin is {comparison.margin}; expected a fraction")
+        for name, arm in self.before.items():
+            demand(
+                len(arm.envs) == 1, f"the run '{name}' that arms begin from names {len(arm.envs)} worlds; expected 1"
+            )
+        for name, arm in self.arms.items():
+            known = not arm.begins or arm.begins in self.before
+            demand(known, f"the arm '{name}' begins from a run '{arm.begins}', which is not there")
         for name, scale in self.scales.items():
             demand(bool(scale.envs) and scale.steps > 0 and scale.seeds > 0, f"scale {name} runs nothing")
             demand(set(scale.arms) <= set(self.arms), f"scale {name} names arms that are not there")
@@ -120,6 +138,8 @@ class Paper:
                 numbers = {math.prod(len(values) for values in tune.values()) for tune in tuned}
                 demand(len(numbers) == 1, f"scale {name} tunes some arms over more settings than others")
                 demand(min(numbers) > 1, f"scale {name} tunes over one setting")
+            if self.before_of(scale):
+                demand(scale.before is not None, f"scale {name} has arms that begin from a run, but says not how long")
             both = any(c.needed for c in self.comparisons_of(scale))
             demand(both, f"scale {name} has both arms of no comparison that is needed")
 
@@ -134,6 +154,11 @@ class Paper:
     def arms_of(self, scale: Scale) -> dict[str, Arm]:
         """The arms of a scale, in the card's order."""
         return {name: arm for name, arm in self.arms.items() if not scale.arms or name in scale.arms}
+
+    def before_of(self, scale: Scale) -> dict[str, Arm]:
+        """The runs that arms of a scale begin from, in the card's order."""
+        begun = {arm.begins for arm in self.arms_of(scale).values()}
+        return {name: arm for name, arm in self.before.items() if name in begun}
 
     def tune_of(self, arm: Arm) -> dict[str, tuple[float, ...]]:
         """What is searched for an arm: values of its dials."""

@@ -3,6 +3,7 @@
 Every stage of every arm is an ordinary run in a directory of its own, so that what is interrupted goes on, exactly,
 when the same command is given again, and each of them can be watched, evaluated and compared like any other.
 
+    DIR/<slug>/<scale>/before/<name>          what arms begin from, where the card has such runs
     DIR/<slug>/<scale>/<env>/<arm>/tuning     the search, where the scale has one
     DIR/<slug>/<scale>/<env>/<arm>/seeds      the seeds that the verdict rests on
     OUT/<slug>/<scale>.json, .png             the result
@@ -34,6 +35,7 @@ from operant.run.train import resume, train
 
 FIRST_SEED = 0  # of those that the verdict rests on
 TUNING_SEED = 100_000  # the search has seeds of its own
+IN_TRAINING = ("final", "share")  # metrics that are taken from the episodes of training
 
 
 class Interrupted(Exception):
@@ -46,10 +48,11 @@ class Stage:
 
     env: str
     arm: str
-    kind: str  # tuning or seeds
+    kind: str  # before, tuning or seeds
     agent: Any
     settings: Settings
     path: Path
+    begins: Path | None = None  # the run whose parameters it begins with
 
 
 def reproduce(
@@ -65,22 +68,34 @@ def reproduce(
     told = _Told(paper, scale, quiet)
     scores: dict[str, dict[str, list[float]]] = {}
     arms: list[dict[str, Any]] = []
+    before: list[dict[str, Any]] = []
+    begun = {"": None} | {name: root / "before" / safe_name(name) for name in paper.before}
+    for name, arm in paper.before_of(scale).items():
+        (env,) = arm.envs
+        settings = _settings(scale, arm, *_before(scale), FIRST_SEED, (), devices)
+        stage = Stage(env, name, "before", _before_agent(scale, arm), settings, begun[name])
+        run = _run(stage, told)
+        before.append({"name": name, "env": env, "env_options": settings.env_options, "method": arm.method,
+                       "agent": contract.to_json(stage.agent), "steps": run.steps, "frozen": run.diagnose(),
+                       "seeds": [lane["seed"] for lane in run.lanes], "seconds": run.seconds})  # fmt: skip
     for env, name, arm in paper.pairs_of(scale):
         directory = root / safe_name(env) / safe_name(name)
+        begins = begun[arm.begins]
         plain, seconds = _agent(scale, env, arm), 0.0
         chosen: dict[str, float] = {}
         tried: list[dict[str, Any]] = []
         if scale.tuning is not None:
             settings = _settings(scale, arm, *scale.tuning, TUNING_SEED, _sweep(paper.tune_of(arm)), devices)
-            run = _run(Stage(env, name, "tuning", plain, settings, directory / "tuning"), told)
-            chosen, tried = _best(run, score(run.directory, paper.metric_of(env)))
+            run = _run(Stage(env, name, "tuning", plain, settings, directory / "tuning", begins), told)
+            chosen, tried = _best(run, score(run, paper.metric_of(env)))
             seconds += run.seconds
         settings = _settings(scale, arm, scale.steps, scale.seeds, FIRST_SEED, (), devices)
-        stage = Stage(env, name, "seeds", contract.with_dials(plain, chosen), settings, directory / "seeds")
+        stage = Stage(env, name, "seeds", contract.with_dials(plain, chosen), settings, directory / "seeds", begins)
         run = _run(stage, told)
         seconds += run.seconds
-        values = score(run.directory, paper.metric_of(env))
-        scores.setdefault(env, {})[name] = values
+        scored = zip(run.lanes, score(run, paper.metric_of(env)), strict=True)
+        seeds, values = zip(*((lane["seed"], value) for lane, value in scored if not math.isnan(value)), strict=True)
+        scores.setdefault(env, {})[name] = list(values)
         arms.append(
             {
                 "env": env,
@@ -92,19 +107,19 @@ def reproduce(
                 "tuning": tried,
                 "agent": contract.to_json(stage.agent),
                 "steps": run.steps,
-                "scores": values,
-                "seeds": [lane["seed"] for lane in run.lanes],
+                "scores": list(values),
+                "seeds": list(seeds),
                 "frozen": run.diagnose(),
                 "seconds": seconds,
                 "curve": list(_course(run.directory, paper.metric_of(env))),
-                "curve_of": "training" if paper.metric_of(env) == "final" else "evaluation",
+                "curve_of": "training" if paper.metric_of(env) in IN_TRAINING else "evaluation",
             }
         )
     verdict, outcomes = judge(scores, paper.comparisons_of(scale))
     result = {
         "slug": paper.slug, "scale": scale_name, "claim": paper.claim, "metric": paper.measured,
-        "verdict": verdict, "comparisons": [outcome.to_json() for outcome in outcomes], "arms": arms,
-        "seconds": sum(arm["seconds"] for arm in arms), "machine": describe_machine(),
+        "verdict": verdict, "comparisons": [outcome.to_json() for outcome in outcomes], "arms": arms, "before": before,
+        "seconds": sum(one["seconds"] for one in (*arms, *before)), "machine": describe_machine(),
     }  # fmt: skip
     folder = Path(out) / paper.slug
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +135,18 @@ def _agent(scale: Scale, env: str, arm: Arm) -> Any:
     """The arm's agent for an environment: its preset, what the scale changes, and then what the arm is about."""
     agent = build(arm.method, env)
     agent = apply(apply(agent, scale.changes), arm.changes)
+    agent.check()
+    return agent
+
+
+def _before(scale: Scale) -> tuple[int, int]:
+    assert scale.before is not None  # the card has seen to it
+    return scale.before
+
+
+def _before_agent(scale: Scale, arm: Arm) -> Any:
+    """The agent of a run that arms begin from."""
+    agent = apply(apply(build(arm.method, arm.envs[0]), scale.before_changes), arm.changes)
     agent.check()
     return agent
 
@@ -146,7 +173,8 @@ def _run(stage: Stage, told: _Told) -> Run:
     title = told.begin(stage)
     if (stage.path / "config.json").exists():
         directory = RunDirectory.open(stage.path)
-        if {name: directory.config[name] for name in wanted} != wanted or directory.config["env"] != stage.env:
+        wanted |= {"env": stage.env, "init_from": None if stage.begins is None else str(stage.begins)}
+        if {name: directory.config[name] for name in wanted} != wanted:
             raise UserError(
                 f"{stage.path} was made with other settings than the card has now: remove it, or name another directory"
                 " with --run-dir"
@@ -160,7 +188,9 @@ def _run(stage: Stage, told: _Told) -> Run:
             return told.end(stage, resume(stage.path, quiet=told.quiet, title=title))
         shutil.rmtree(stage.path)  # stopped before its first checkpoint: there is nothing to go on from
     settings = {f.name: getattr(stage.settings, f.name) for f in dataclasses.fields(stage.settings)}
-    run = train(stage.agent, stage.env, run_dir=stage.path, quiet=told.quiet, title=title, **settings)
+    run = train(
+        stage.agent, stage.env, run_dir=stage.path, init_from=stage.begins, quiet=told.quiet, title=title, **settings
+    )
     return told.end(stage, run)
 
 
@@ -173,7 +203,9 @@ class _Told:
         pairs = paper.pairs_of(scale)
         settings = sum(math.prod(len(values) for values in paper.tune_of(arm).values()) for _, _, arm in pairs)
         self.lane_steps_left = steps * seeds * settings + len(pairs) * scale.steps * scale.seeds
-        self.number, self.total = 0, len(pairs) * (1 if scale.tuning is None else 2)
+        before = len(paper.before_of(scale))
+        self.lane_steps_left += before and before * math.prod(_before(scale))
+        self.number, self.total = 0, before + len(pairs) * (1 if scale.tuning is None else 2)
         self.done_steps, self.done_seconds = 0, 0.0
         if not quiet:
             print(f"{paper.slug}: {paper.claim}", file=sys.stderr)
@@ -181,6 +213,7 @@ class _Told:
     def begin(self, stage: Stage) -> str:
         self.number += 1
         what = "tuning" if stage.kind == "tuning" else f"{stage.settings.seeds} seeds"
+        what = f"{what}, to begin from" if stage.kind == "before" else what
         return f"{self.number}/{self.total} {self.paper.slug}, {stage.arm} on {stage.env}, {what}"
 
     def end(self, stage: Stage, run: Run) -> Run:
@@ -209,15 +242,33 @@ def _minutes(seconds: float) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
-def score(directory: RunDirectory, metric: str) -> list[float]:
+def score(run: Run, metric: str) -> list[float]:
     """One number for each lane of a run, as `METRICS` describe them.
 
-    A lane that a NaN stopped has what it had reached until then: failing is part of its score.
+    A lane that a NaN stopped has what it had reached until then: failing is part of its score.  NaN is the share of a
+    task in which there is nothing to earn.  Raises UserError for a share of the best where nobody knows the best.
     """
-    if metric == "final":
-        return _final(list(directory.metrics()))
-    returns = np.array([row["returns"] for row in _curve(directory)])
+    if metric in IN_TRAINING:
+        final = np.array(_final(list(run.directory.metrics())))
+        if metric == "share":
+            best = best_returns(run)
+            final = np.where(best > 0.0, final / np.where(best > 0.0, best, 1.0), np.nan)
+        return final.tolist()
+    returns = np.array([row["returns"] for row in _curve(run.directory)])
     return (returns[-1] if metric == "evaluation" else returns.mean(0)).tolist()
+
+
+def best_returns(run: Run) -> np.ndarray:
+    """[K] The best expected return of an episode in the task of each lane; UserError where it is not known."""
+    import jax
+
+    from operant.rollout import task_keys
+
+    best = getattr(run.program.env, "best_return", lambda key: None)
+    known = jax.jit(jax.vmap(best))(task_keys(run.program.keys()))
+    if known is None:
+        raise UserError(f"nobody knows the best expected return in {run.directory.config['env']}: it has no `share`")
+    return np.asarray(known)
 
 
 def _curve(directory: RunDirectory) -> Iterator[dict[str, Any]]:
@@ -228,7 +279,7 @@ def _curve(directory: RunDirectory) -> Iterator[dict[str, Any]]:
 
 def _course(directory: RunDirectory, metric: str) -> Iterator[dict[str, Any]]:
     """The curve that a metric is of: returns in training for `final`, in evaluation for the others."""
-    if metric != "final":
+    if metric not in IN_TRAINING:
         yield from _curve(directory)
         return
     for row in directory.metrics():
@@ -256,6 +307,8 @@ def _best(run: Run, values: list[float]) -> tuple[dict[str, float], list[dict[st
     """The setting with the best mean score over the search's seeds, and all of them with their scores."""
     groups: dict[tuple, list[float]] = {}
     for lane, value in zip(run.lanes, values, strict=True):
+        if math.isnan(value):
+            continue
         groups.setdefault(tuple((k, v) for k, v in lane.items() if k != "seed"), []).append(value)
     best = max(groups, key=lambda setting: sum(groups[setting]) / len(groups[setting]))
     return dict(best), [{"setting": dict(setting), "scores": found} for setting, found in groups.items()]

@@ -50,7 +50,12 @@ def judge(scores: Scores, comparisons: tuple[Comparison, ...]) -> tuple[Verdict,
     interval at 1 - 0.05 / k, k being the number of needed comparisons (Bonferroni), so that chance alone refutes no
     more than one claim in forty.  Anything else, and anything below 8 seeds an arm, is inconclusive.
     """
-    pairs = [(env, c) for env, arms in scores.items() for c in comparisons if c.better in arms and c.worse in arms]
+    pairs = [
+        (env, c)
+        for env, arms in scores.items()
+        for c in comparisons
+        if c.better in arms and c.worse in arms and (not c.envs or env in c.envs)
+    ]
     needed = sum(c.needed for _, c in pairs)
     outcomes = [_compare(env, scores[env], c, strict=max(needed, 1)) for env, c in pairs]
     rests_on = [outcome.holds for outcome in outcomes if outcome.needed]

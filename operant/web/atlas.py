@@ -92,6 +92,7 @@ def _shown(result: dict[str, Any], path: Path) -> dict[str, Any]:
         "date": str(machine.get("date", ""))[:10],
         "machine": machine if isinstance(machine, dict) else {},
         "arms": arms,
+        "before": [_before(one) for one in result.get("before", [])],
         "comparisons": tests,
         "envs": list(dict.fromkeys(arm["env"] for arm in arms)),
     }
@@ -113,6 +114,12 @@ def _arm(arm: dict[str, Any]) -> dict[str, Any]:
         "curve_of": str(arm.get("curve_of", "evaluation")),
         "curve": [{"steps": int(p["steps"]), "returns": [float(x) for x in p["returns"]]} for p in arm["curve"]],
     }
+
+
+def _before(one: dict[str, Any]) -> dict[str, Any]:
+    """A run that arms begin from."""
+    words = {key: str(one[key]) for key in ("name", "env", "method")}
+    return {**words, "steps": int(one["steps"]), "seeds": len(one["seeds"]), "seconds": float(one["seconds"])}
 
 
 def _test(c: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ WORLDS: dict[str, Any] = {
     "operant:RandomABC-v0": RandomABC,
     "operant:RandomWalk-v0": RandomWalk,
     "operant:SmallGrid-v0": SmallGrid,
+    "operant:LargerGrid-v0": functools.partial(SmallGrid, smallest=8, largest=10),
     **{f"operant:Grid-{name}-v0": functools.partial(Grid, *grid) for name, grid in GRIDS.items()},
     **{f"operant:RandomGrid-{name}-v0": functools.partial(RandomGrid, *grid) for name, grid in RANDOM_GRIDS.items()},
 }
