@@ -11,6 +11,11 @@ import numpy as np
 COLOURS = ("#2f6fdd", "#d9592b", "#2a9d63", "#8b5cc9", "#c2414b", "#8a6d3b", "#2b8ca3", "#777777")
 
 
+def look(number: int) -> dict[str, str]:
+    """Colour and stroke of a figure's curve: after eight colours come the same with dashes, then with dots."""
+    return {"color": COLOURS[number % len(COLOURS)], "ls": ("-", "--", ":")[number // len(COLOURS) % 3]}
+
+
 def _pyplot() -> Any:
     """Matplotlib that needs no screen, imported when there is something to draw."""
     import matplotlib
@@ -61,12 +66,12 @@ def draw_curves(curves: list[tuple[str, list[dict[str, Any]]]], path: Path, titl
         return None
     figure, axes = _pyplot().subplots(figsize=(7, 4), dpi=150, layout="constrained")
     for i, (name, evaluations) in enumerate(curves):
-        colour = COLOURS[i % len(COLOURS)]
+        stroke = look(i)
         steps = [e["steps"] for e in evaluations]
-        axes.plot(steps, [e["return_mean"] for e in evaluations], color=colour, lw=1.8, marker="o", ms=3, label=name)
+        axes.plot(steps, [e["return_mean"] for e in evaluations], **stroke, lw=1.8, marker="o", ms=3, label=name)
         band = [e["return_ci"] for e in evaluations]
         if band and all(math.isfinite(x) for pair in band for x in pair):
-            axes.fill_between(steps, *zip(*band, strict=True), color=colour, alpha=0.18, lw=0)
+            axes.fill_between(steps, *zip(*band, strict=True), color=stroke["color"], alpha=0.18, lw=0)
     over = {e["ci_over"] for _, evaluations in curves for e in evaluations}
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel("environment steps")
