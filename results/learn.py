@@ -53,7 +53,7 @@ RUNS = {
         "--start-state zero",
         None,
     ),
-    "dqn-cartpole": ("train dqn CartPole-v1 --steps 200000 --seeds 8 --seed 1000", 475),
+    "dqn-cartpole": ("train dqn CartPole-v1 --steps 400000 --seeds 8 --seed 1000", 475),
     "dqn-breakout-minatar": ("train dqn Breakout-MinAtar --steps 1000000 --seeds 3 --seed 1000", None),
     "dqn-asterix-minatar": ("train dqn Asterix-MinAtar --steps 1000000 --seeds 3 --seed 1000", None),
     "dqn-space-invaders-minatar": ("train dqn SpaceInvaders-MinAtar --steps 1000000 --seeds 3 --seed 1000", None),
