@@ -10,7 +10,6 @@ import jax
 import numpy as np
 import pytest
 
-import operant as op
 from operant import cli, envs, methods, papers
 from operant.agent import dials
 from operant.envs import planning
@@ -271,14 +270,25 @@ def test_arms_begin_with_what_was_learned_before(quick, tmp_path):
     )
 
 
-def test_a_share_is_of_what_can_be_earned_in_the_seeds_own_task(tmp_path, monkeypatch):
-    run = op.train(
-        "a2c", "operant:SmallGrid-v0", steps=4_000, seeds=3, run_dir=tmp_path / "run", quiet=True, eval_every=0
+def a_run(env, returns):
+    """What a score is taken from: rows of metrics, one lane for each return, and the program's environment and keys."""
+    lanes = len(returns)
+    row = {"steps": [10] * lanes, "episodes": [1] * lanes, "train_return": list(returns)}
+    program = types.SimpleNamespace(
+        env=envs.make(env, lanes, seeds=range(lanes)), keys=lambda: jax.vmap(jax.random.key)(np.arange(lanes))
     )
-    world, keys = SmallGrid(), task_keys(jax.vmap(jax.random.key)(np.arange(3)))
-    best = jax.jit(jax.vmap(lambda key: planning.optimal_return(world, world.draw(key))))(keys).tolist()
+    return types.SimpleNamespace(
+        directory=types.SimpleNamespace(metrics=lambda: [row], config={"env": env}), program=program
+    )
+
+
+def test_a_share_is_of_what_can_be_earned_in_the_seeds_own_task(monkeypatch):
+    final = [0.5, -0.25, 0.125]
+    run, world = a_run("operant:SmallGrid-v0", final), SmallGrid()
+    planned = jax.jit(jax.vmap(lambda key: planning.optimal_return(world, world.draw(key))))
+    best = planned(task_keys(run.program.keys())).tolist()
     assert len(set(best)) == 3 and min(best) > 0.0
-    final = reproducing.score(run, "final")
+    assert reproducing.score(run, "final") == final
     assert reproducing.score(run, "share") == pytest.approx([f / b for f, b in zip(final, best, strict=True)])
     monkeypatch.setattr(reproducing, "best_returns", lambda run: np.array([0.0, 2.0, 1.0]))
     first, *others = reproducing.score(run, "share")
@@ -290,12 +300,8 @@ def test_a_share_is_of_what_can_be_earned_in_the_seeds_own_task(tmp_path, monkey
 
 
 def test_there_is_no_share_of_what_nobody_knows():
-    program = types.SimpleNamespace(
-        env=envs.make("CartPole-v1", 2, seeds=[0, 1]), keys=lambda: jax.random.split(jax.random.key(0))
-    )
-    directory = types.SimpleNamespace(config={"env": "CartPole-v1"})
     with pytest.raises(UserError, match="nobody knows the best expected return in CartPole-v1"):
-        reproducing.best_returns(types.SimpleNamespace(program=program, directory=directory))
+        reproducing.score(a_run("CartPole-v1", [20.0, 30.0]), "share")
 
 
 def by_card():
