@@ -242,6 +242,15 @@ def test_learning_runs_are_listed_with_their_curves_and_each_has_a_page(place):
         assert visitor.get(missing).status_code == 404
 
 
+def test_a_papers_page_tells_the_runs_that_arms_begin_from(place):
+    rule = {"name": "the <rule>", "env": "operant:SmallGrid-v0", "method": "discover:lpg", "steps": 50_000_000,
+            "seeds": [0, 1, 2, 3], "seconds": 1800.0}  # fmt: skip
+    make_result(place / "results", "lpg", before=[rule])
+    text = client(place).get("/papers/lpg").text
+    told = "<em>the &lt;rule&gt;</em>, which arms begin from: <code>discover:lpg</code> on operant:SmallGrid-v0"
+    assert told in text and "50M steps, 4 seeds, 30 min" in text
+
+
 def test_a_papers_page_has_the_learning_runs_of_its_methods(place):
     visitor = client(place)
 
