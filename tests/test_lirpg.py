@@ -64,7 +64,7 @@ def test_the_meta_gradient_of_a_minibatch_is_that_of_finite_differences(case: st
     hold = "constant" in case
     with jax.enable_x64(True):
         agent, state, batch = doubled((agent, state, batch))
-        value, rows = agent.prepared(state, batch)
+        value, rows = jax.jit(agent.prepared, compiler_options=QUICK)(state, batch)
         part = rows if base == "a2c" else jax.tree.map(lambda x: x[0], minibatches(KEY, rows, 2, False))
         theta = state.agent
 
@@ -95,10 +95,15 @@ def test_the_meta_gradient_of_a_minibatch_is_that_of_finite_differences(case: st
         def gradient(reward):
             return jax.grad(lambda x: agent.outer(eta := {**state.eta, "reward": x}, after(eta), part)[0])(reward)
 
-        now, opt_state = state.eta["reward"], after(state.eta).opt_state
-        found = gradient(now)
+        @functools.partial(jax.jit, compiler_options=QUICK)
+        def learned(eta):
+            new = after(eta)
+            return new.opt_state, agent.outer(eta, new, part)[0]
+
+        now = state.eta["reward"]
+        found, (opt_state, plainly) = gradient(now), learned(state.eta)
         assert all(x.dtype == jnp.float64 for x in jax.tree.leaves(found))
-        assert float(judged(now, opt_state)) == pytest.approx(float(agent.outer(state.eta, after(state.eta), part)[0]))
+        assert float(judged(now, opt_state)) == pytest.approx(float(plainly))
 
         def slope(way, h=1e-5):
             """The finite difference along a direction in the space of all weights."""
@@ -145,12 +150,12 @@ def test_learning_descends_that_gradient_and_fits_the_second_value(base: str):
     state = state.replace(opt_state=agent.optimizer().init(state.eta))
     new, metrics, _ = jax.jit(agent.learn, compiler_options=QUICK)(state, batch, KEY)
     found = jax.tree.map(lambda m: 10.0 * m, new.opt_state.mean)
-    value, rows = agent.prepared(state, batch)
+    value, rows = jax.jit(agent.prepared, compiler_options=QUICK)(state, batch)
 
     def judged(eta):
         return agent.outer(eta, agent.inner(eta, state.agent, batch, value, rows, KEY)[0], rows)[0]
 
-    expected = jax.grad(judged)(state.eta)
+    expected = jax.jit(jax.grad(judged), compiler_options=QUICK)(state.eta)
     assert largest_difference(found["reward"], expected["reward"])[0] < 1e-5
 
     def fit(eta):  # by hand: towards the lambda-return of the task's reward
@@ -161,7 +166,7 @@ def test_learning_descends_that_gradient_and_fits_the_second_value(base: str):
         )
         return 0.3 * 0.5 * jnp.sum(jnp.square(error) * rows.valid) / rows.valid.sum()
 
-    by_hand = jax.grad(fit)(state.eta)["value"]
+    by_hand = jax.jit(jax.grad(fit), compiler_options=QUICK)(state.eta)["value"]
     assert largest_difference(found["value"], by_hand)[0] < 1e-5
     assert max(np.abs(x).max() for x in leaves(by_hand).values()) > 1e-3
     rate = agent.meta_learning_rate * (1 - agent.agent.anneal * state.agent.progress)
@@ -176,7 +181,8 @@ def test_without_the_bonus_the_agent_learns_as_its_base_does(base: str, recurren
     """c_in = 0 and c_ex = 1: up to rounding; normalisers, schedules and minibatches of sequences included."""
     agent = small(base, intrinsic_scale=0.0, **{"agent.network.recurrent": recurrent})
     agent, state, batches = rollouts(agent, batched(Probe(), 2), 8, 3)
-    ours, theirs = jax.jit(agent.learn, compiler_options=QUICK), jax.jit(agent.agent.learn, compiler_options=QUICK)
+    learn = jax.jit(lambda agent, *given: agent.learn(*given), compiler_options=QUICK)
+    ours, theirs = functools.partial(learn, agent), functools.partial(learn, agent.agent)
     theta = state.agent
     for i, batch in enumerate(batches):
         state, metrics, _ = ours(state, batch, jax.random.key(i))
@@ -185,10 +191,7 @@ def test_without_the_bonus_the_agent_learns_as_its_base_does(base: str, recurren
         assert error < 2e-6, f"{name} differs by {error:g}"
         assert float(metrics["loss"]) == pytest.approx(float(expected["loss"]), abs=1e-5)
     with_bonus = small(base, intrinsic_scale=0.5, **{"agent.network.recurrent": recurrent})
-    other = (
-        ours(state, batches[0], KEY)[0],
-        jax.jit(with_bonus.learn, compiler_options=QUICK)(state, batches[0], KEY)[0],
-    )
+    other = ours(state, batches[0], KEY)[0], learn(with_bonus, state, batches[0], KEY)[0]
     assert largest_difference(other[0].agent.params, other[1].agent.params)[0] > 2e-5
 
 
@@ -296,7 +299,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec as P
-from harness import largest_difference
+from harness import QUICK, largest_difference
 from operant.ops import parallel
 from operant.rollout import LANE_AXES
 from test_lirpg import KEY, _settled, experience
@@ -304,7 +307,7 @@ import functools
 
 for base, changes in (("a2c", ()), ("ppo", (("agent.num_epochs", 1), ("agent.num_minibatches", 1)))):
     agent, state, batch = experience(functools.partial(_settled, base, changes), 4)
-    one = jax.jit(agent.learn)(state, batch, KEY)[:2]
+    one = jax.jit(agent.learn, compiler_options=QUICK)(state, batch, KEY)[:2]
 
     def local(state, batch):
         with parallel.device_axis("devices"):
@@ -313,7 +316,8 @@ for base, changes in (("a2c", ()), ("ppo", (("agent.num_epochs", 1), ("agent.num
     axes = jax.tree.map(lambda axis: P() if axis is None else P(*[None] * axis, "devices"), LANE_AXES)
     specs = axes.replace(action_mask=None, weight=None)
     mesh = Mesh(np.array(jax.devices()), ("devices",))
-    both = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), specs), out_specs=P(), check_vma=False))(state, batch)
+    shared = jax.shard_map(local, mesh=mesh, in_specs=(P(), specs), out_specs=P(), check_vma=False)
+    both = jax.jit(shared, compiler_options=QUICK)(state, batch)
     error, name = largest_difference(jax.device_get(both), jax.device_get(one))
     assert error < 2e-5, (base, name, error)
     assert largest_difference(jax.device_get(both[0].eta), jax.device_get(state.eta))[0] > 1e-6
