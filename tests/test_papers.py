@@ -48,11 +48,11 @@ def test_a_card_says_what_it_is_and_its_agents_can_be_made(slug):
         if name != "smoke":
             assert scale.seeds >= papers.FEWEST_SEEDS
         for env, _, arm in card.pairs_of(scale):
-            agent = reproducing._agent(scale, env, arm)
+            agent = reproducing._agent(env, arm, scale.changes)
             for dial in card.tune_of(arm):
                 assert dial in dials(agent), f"{arm.method} has no {dial} to tune"
         for arm in card.before_of(scale).values():
-            assert reproducing._before_agent(scale, arm)
+            assert reproducing._agent(arm.envs[0], arm, scale.before_changes)
 
 
 @pytest.mark.parametrize("slug", papers.names())
@@ -60,7 +60,7 @@ def test_the_arms_of_a_card_differ(slug):
     card = papers.get(slug)
     scale = card.scales["laptop"]
     made = [
-        str((env, reproducing._agent(scale, env, arm), {**scale.env_options, **arm.env_options}, arm.begins))
+        str((env, reproducing._agent(env, arm, scale.changes), {**scale.env_options, **arm.env_options}, arm.begins))
         for env, _, arm in card.pairs_of(scale)
     ]
     assert len(set(made)) == len(made)
@@ -278,7 +278,9 @@ def a_run(env, returns):
         env=envs.make(env, lanes, seeds=range(lanes)), keys=lambda: jax.vmap(jax.random.key)(np.arange(lanes))
     )
     return types.SimpleNamespace(
-        directory=types.SimpleNamespace(metrics=lambda: [row], config={"env": env}), program=program
+        directory=types.SimpleNamespace(metrics=lambda: [row], config={"env": env}),
+        program=program,
+        lanes=[{"seed": seed} for seed in range(lanes)],
     )
 
 
@@ -288,20 +290,19 @@ def test_a_share_is_of_what_can_be_earned_in_the_seeds_own_task(monkeypatch):
     planned = jax.jit(jax.vmap(lambda key: planning.optimal_return(world, world.draw(key))))
     best = planned(task_keys(run.program.keys())).tolist()
     assert len(set(best)) == 3 and min(best) > 0.0
-    assert reproducing.score(run, "final") == final
-    assert reproducing.score(run, "share") == pytest.approx([f / b for f, b in zip(final, best, strict=True)])
+    assert reproducing.scored(run, "final") == list(zip(run.lanes, final, strict=True))
+    shares = [share for _, share in reproducing.scored(run, "share")]
+    assert shares == pytest.approx([f / b for f, b in zip(final, best, strict=True)])
     monkeypatch.setattr(reproducing, "best_returns", lambda run: np.array([0.0, 2.0, 1.0]))
-    first, *others = reproducing.score(run, "share")
-    assert np.isnan(first) and others == pytest.approx([final[1] / 2.0, final[2]])  # nothing can be earned there
-    # such a seed says nothing in a search, nor in the verdict
-    lanes = [{"seed": seed, "gamma": gamma} for gamma in (0.5, 0.9) for seed in (0, 1)]
-    nan = float("nan")
-    assert reproducing._best(types.SimpleNamespace(lanes=lanes), [nan, 1.0, nan, 2.0])[0] == {"gamma": 0.9}
+    # nothing can be earned in the first seed's task, which says nothing; a lane that failed says that it failed
+    assert reproducing.scored(run, "share") == [({"seed": 1}, final[1] / 2.0), ({"seed": 2}, final[2])]
+    failed = reproducing.scored(a_run("operant:SmallGrid-v0", [0.5, float("nan"), 0.125]), "share")
+    assert [lane["seed"] for lane, _ in failed] == [1, 2] and np.isnan(failed[0][1])
 
 
 def test_there_is_no_share_of_what_nobody_knows():
     with pytest.raises(UserError, match="nobody knows the best expected return in CartPole-v1"):
-        reproducing.score(a_run("CartPole-v1", [20.0, 30.0]), "share")
+        reproducing.scored(a_run("CartPole-v1", [20.0, 30.0]), "share")
 
 
 def by_card():

@@ -304,6 +304,7 @@ def test_an_environment_knows_its_best_return_where_it_can_be_known():
     assert float(best("operant:Cells-v0")) == WORLDS["operant:Cells-v0"].optimal_return
     for other in ({"sticky": 0.25}, {"time_limit": 10}):
         assert best("operant:SmallGrid-v0", **other) is None
+    assert best("operant:Cells-v0", time_limit=2) is None
     assert best("operant:RandomGrid-small-v0") is None
 
 

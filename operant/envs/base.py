@@ -182,8 +182,7 @@ class Batched:
         """What is seen from each cell of the map, [H, W, ...], and which are open; None for a world without a map."""
         if not hasattr(self.world, "everywhere"):
             return None
-        fixed = getattr(self.world, "task", -1)
-        task = (self.world.draw(jax.random.key(fixed) if fixed >= 0 else task_key),) if self.tasks else ()
+        task = (self._task(task_key),) if self.tasks else ()
         observation, is_open = self.world.everywhere(*task)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
         flat = conform(flat, self.spec.observation)
@@ -191,12 +190,16 @@ class Batched:
 
     def best_return(self, task_key: Key[Array, ""]) -> Float[Array, ""] | None:
         """The best expected return of an episode in the task of this key; None where that is not known."""
+        if self.spec.time_limit != self.world.time_limit:  # it is another than in episodes of the world's own length
+            return None
         if hasattr(self.world, "optimal_return"):
             return jnp.float32(self.world.optimal_return)
-        if not (self.tasks and hasattr(self.world, "backup")) or self.spec.time_limit != self.world.time_limit:
-            return None
+        return optimal_return(self.world, self._task(task_key)) if hasattr(self.world, "backup") else None
+
+    def _task(self, task_key: Key[Array, ""]) -> PyTree:
+        """The task of this key, or the one that all lanes are given."""
         fixed = getattr(self.world, "task", -1)
-        return optimal_return(self.world, self.world.draw(jax.random.key(fixed) if fixed >= 0 else task_key))
+        return self.world.draw(jax.random.key(fixed) if fixed >= 0 else task_key)
 
     def _task_keys(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None) -> Key[Array, "B"]:
         if getattr(self.world, "task", -1) >= 0:

@@ -79,7 +79,7 @@ class Scale:
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
     env_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     arms: tuple[str, ...] = ()  # which arms; none named: all
-    before: tuple[int, int] | None = None
+    before: tuple[int, int] = (0, 0)
     before_changes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -139,7 +139,7 @@ class Paper:
                 demand(len(numbers) == 1, f"scale {name} tunes some arms over more settings than others")
                 demand(min(numbers) > 1, f"scale {name} tunes over one setting")
             if self.before_of(scale):
-                demand(scale.before is not None, f"scale {name} has arms that begin from a run, but says not how long")
+                demand(min(scale.before) > 0, f"scale {name} has arms that begin from a run, but says not how long")
             both = any(c.needed for c in self.comparisons_of(scale))
             demand(both, f"scale {name} has both arms of no comparison that is needed")
 

@@ -54,19 +54,19 @@ def draw(paper: Paper, result: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _curve(axes: Any, arm: dict[str, Any], look: dict[str, str]) -> None:
+def _curve(axes: Any, arm: dict[str, Any], stroke: dict[str, str]) -> None:
     curve = [point for point in arm["curve"] if all(math.isfinite(x) for x in point["returns"])]
     steps, returns = [point["steps"] for point in curve], [np.array(point["returns"]) for point in curve]
-    axes.plot(steps, [x.mean() for x in returns], **look, lw=1.8, label=arm["arm"])
+    axes.plot(steps, [x.mean() for x in returns], **stroke, lw=1.8, label=arm["arm"])
     if returns and len(returns[0]) > 1:
         axes.fill_between(
-            steps, *np.array([mean_interval(x) for x in returns]).T, color=look["color"], alpha=0.15, lw=0
+            steps, *np.array([mean_interval(x) for x in returns]).T, color=stroke["color"], alpha=0.15, lw=0
         )
 
 
-def _scores(axes: Any, place: int, scores: list[float], look: dict[str, str]) -> None:
+def _scores(axes: Any, place: int, scores: list[float], stroke: dict[str, str]) -> None:
     """Every seed as a dot, hollow where the curve is not solid; the interquartile mean as a stroke."""
-    colour, solid = look["color"], look["ls"] == "-"
+    colour, solid = stroke["color"], stroke["ls"] == "-"
     spread = np.linspace(-0.14, 0.14, len(scores)) if len(scores) > 1 else [0.0]
     axes.plot(
         scores,

@@ -72,8 +72,8 @@ def reproduce(
     begun = {"": None} | {name: root / "before" / safe_name(name) for name in paper.before}
     for name, arm in paper.before_of(scale).items():
         (env,) = arm.envs
-        settings = _settings(scale, arm, *_before(scale), FIRST_SEED, (), devices)
-        stage = Stage(env, name, "before", _before_agent(scale, arm), settings, begun[name])
+        settings = _settings(scale, arm, *scale.before, FIRST_SEED, (), devices)
+        stage = Stage(env, name, "before", _agent(env, arm, scale.before_changes), settings, begun[name])
         run = _run(stage, told)
         before.append({"name": name, "env": env, "env_options": settings.env_options, "method": arm.method,
                        "agent": contract.to_json(stage.agent), "steps": run.steps, "frozen": run.diagnose(),
@@ -81,21 +81,21 @@ def reproduce(
     for env, name, arm in paper.pairs_of(scale):
         directory = root / safe_name(env) / safe_name(name)
         begins = begun[arm.begins]
-        plain, seconds = _agent(scale, env, arm), 0.0
+        plain, seconds = _agent(env, arm, scale.changes), 0.0
         chosen: dict[str, float] = {}
         tried: list[dict[str, Any]] = []
         if scale.tuning is not None:
             settings = _settings(scale, arm, *scale.tuning, TUNING_SEED, _sweep(paper.tune_of(arm)), devices)
             run = _run(Stage(env, name, "tuning", plain, settings, directory / "tuning", begins), told)
-            chosen, tried = _best(run, score(run, paper.metric_of(env)))
+            chosen, tried = _best(scored(run, paper.metric_of(env)))
             seconds += run.seconds
         settings = _settings(scale, arm, scale.steps, scale.seeds, FIRST_SEED, (), devices)
         stage = Stage(env, name, "seeds", contract.with_dials(plain, chosen), settings, directory / "seeds", begins)
         run = _run(stage, told)
         seconds += run.seconds
-        scored = zip(run.lanes, score(run, paper.metric_of(env)), strict=True)
-        seeds, values = zip(*((lane["seed"], value) for lane, value in scored if not math.isnan(value)), strict=True)
-        scores.setdefault(env, {})[name] = list(values)
+        counted = scored(run, paper.metric_of(env))
+        values = [value for _, value in counted]
+        scores.setdefault(env, {})[name] = values
         arms.append(
             {
                 "env": env,
@@ -107,8 +107,8 @@ def reproduce(
                 "tuning": tried,
                 "agent": contract.to_json(stage.agent),
                 "steps": run.steps,
-                "scores": list(values),
-                "seeds": list(seeds),
+                "scores": values,
+                "seeds": [lane["seed"] for lane, _ in counted],
                 "frozen": run.diagnose(),
                 "seconds": seconds,
                 "curve": list(_course(run.directory, paper.metric_of(env))),
@@ -131,22 +131,9 @@ def reproduce(
 
 
 # -------------------------------------------------------------------------------------------------------------- stages
-def _agent(scale: Scale, env: str, arm: Arm) -> Any:
-    """The arm's agent for an environment: its preset, what the scale changes, and then what the arm is about."""
-    agent = build(arm.method, env)
-    agent = apply(apply(agent, scale.changes), arm.changes)
-    agent.check()
-    return agent
-
-
-def _before(scale: Scale) -> tuple[int, int]:
-    assert scale.before is not None  # the card has seen to it
-    return scale.before
-
-
-def _before_agent(scale: Scale, arm: Arm) -> Any:
-    """The agent of a run that arms begin from."""
-    agent = apply(apply(build(arm.method, arm.envs[0]), scale.before_changes), arm.changes)
+def _agent(env: str, arm: Arm, changes: dict[str, Any]) -> Any:
+    """The arm's agent for an environment: its preset, the scale's changes, and then what the arm is about."""
+    agent = apply(apply(build(arm.method, env), changes), arm.changes)
     agent.check()
     return agent
 
@@ -204,7 +191,7 @@ class _Told:
         settings = sum(math.prod(len(values) for values in paper.tune_of(arm).values()) for _, _, arm in pairs)
         self.lane_steps_left = steps * seeds * settings + len(pairs) * scale.steps * scale.seeds
         before = len(paper.before_of(scale))
-        self.lane_steps_left += before and before * math.prod(_before(scale))
+        self.lane_steps_left += before * math.prod(scale.before)
         self.number, self.total = 0, before + len(pairs) * (1 if scale.tuning is None else 2)
         self.done_steps, self.done_seconds = 0, 0.0
         if not quiet:
@@ -242,19 +229,24 @@ def _minutes(seconds: float) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
-def score(run: Run, metric: str) -> list[float]:
-    """One number for each lane of a run, as `METRICS` describe them.
+def scored(run: Run, metric: str) -> list[tuple[dict[str, Any], float]]:
+    """The lanes of a run, each with its score.  Of a task in which there is nothing to earn there is no share: its lane
+    is left out, whatever came of it.  Raises UserError for shares of the best where nobody knows the best.
+    """
+    pairs = zip(run.lanes, score(run.directory, metric), strict=True)
+    if metric != "share":
+        return list(pairs)
+    return [(lane, x / best) for (lane, x), best in zip(pairs, best_returns(run).tolist(), strict=True) if best > 0.0]
 
-    A lane that a NaN stopped has what it had reached until then: failing is part of its score.  NaN is the share of a
-    task in which there is nothing to earn.  Raises UserError for a share of the best where nobody knows the best.
+
+def score(directory: RunDirectory, metric: str) -> list[float]:
+    """One number for each lane of a run, as `METRICS` describe them, but for what a share is of.
+
+    A lane that a NaN stopped has what it had reached until then: failing is part of its score.
     """
     if metric in IN_TRAINING:
-        final = np.array(_final(list(run.directory.metrics())))
-        if metric == "share":
-            best = best_returns(run)
-            final = np.where(best > 0.0, final / np.where(best > 0.0, best, 1.0), np.nan)
-        return final.tolist()
-    returns = np.array([row["returns"] for row in _curve(run.directory)])
+        return _final(list(directory.metrics()))
+    returns = np.array([row["returns"] for row in _curve(directory)])
     return (returns[-1] if metric == "evaluation" else returns.mean(0)).tolist()
 
 
@@ -303,12 +295,10 @@ def _final(rows: list[dict[str, Any]]) -> list[float]:
     return found
 
 
-def _best(run: Run, values: list[float]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+def _best(counted: list[tuple[dict[str, Any], float]]) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """The setting with the best mean score over the search's seeds, and all of them with their scores."""
     groups: dict[tuple, list[float]] = {}
-    for lane, value in zip(run.lanes, values, strict=True):
-        if math.isnan(value):
-            continue
+    for lane, value in counted:
         groups.setdefault(tuple((k, v) for k, v in lane.items() if k != "seed"), []).append(value)
     best = max(groups, key=lambda setting: sum(groups[setting]) / len(groups[setting]))
     return dict(best), [{"setting": dict(setting), "scores": found} for setting, found in groups.items()]

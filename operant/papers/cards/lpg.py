@@ -1,4 +1,4 @@
-"""A rule that is discovered, in worlds that it was not discovered in: Oh et al. 2020, figures 4 and 7.
+"""A rule that is discovered, in worlds that it was not discovered in: Oh et al. 2020.
 
 Four rules are discovered, each from seeds of its own, on small random grids, with and without a look at the
 prediction to come.  Then agents learn by them as they stand, each in a grid of its own that no rule has seen; the seeds
