@@ -101,7 +101,7 @@ OTHER_CRITIC: dict[str, str] = {
 }
 """Methods whose metric `value_loss` is not the mean of (G - V)^2 / 2 with lambda-returns G, and why."""
 
-JUDGED = ("entropy_cost", "prediction_entropy_cost", "policy_size_cost", "prediction_size_cost")
+JUDGED = ("entropy_cost", "policy_size_cost", "prediction.entropy_cost", "prediction.size_cost")
 QUIET: dict[tuple[str, str], str] = {
     ("dqn", "evaluation_epsilon"): "only evaluation reads it",
     ("rainbow", "evaluation_epsilon"): "only evaluation reads it",

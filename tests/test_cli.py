@@ -69,7 +69,7 @@ def test_eval_watch_runs_and_compare(trained, tmp_path, capsys):
 
 
 def test_a_method_has_its_own_name_for_what_it_starts_from(tmp_path, capsys):
-    world, rule = "operant:Cells-v0", ["--size", "8", "--m", "4"]
+    world, rule = "operant:Cells-v0", ["--size", "8", "--prediction.m", "4"]
     operant("train", "lpg", world, *rule, "--steps", 2_000, "--run-dir", tmp_path / "a", "--quiet")
     operant(
         "train", "lpg", world, *rule, "--steps", 2_000, "--rule", tmp_path / "a", "--run-dir", tmp_path / "b", "--quiet"

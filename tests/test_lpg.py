@@ -13,13 +13,14 @@ from test_contract import doubled
 
 import operant as op
 from operant import methods
-from operant.agent import strong, tree_names
+from operant.agent import dials, strong, tree_names
 from operant.envs.worlds import SmallGrid
 from operant.errors import UserError
 from operant.lives import FACTORS, Lives
 from operant.meta import Tape
 from operant.methods.meta.discover import Discover
 from operant.rollout import blank_batch
+from operant.rules import PREDICTIONS
 from operant.run.figures import draw_portrait
 
 pytestmark = pytest.mark.of("lpg", "discover")
@@ -30,10 +31,13 @@ def small(**changes):
     return methods.apply(agent, {"agent.learning_rate": 5.0, **changes})
 
 
+KINDS = [cls.registered_name for cls in PREDICTIONS]
+
+
 @functools.cache
-def experience():
+def experience(kind="own-prediction"):
     """Discovery in its second window, with a rule that says something, its agents, and the last two batches."""
-    agent = strong(small(inner_updates=2, lifetime=1_000_000))
+    agent = strong(small(inner_updates=2, lifetime=1_000_000, **{"agent.prediction": kind}))
     run = course(agent, Probe(), 3)[-1][0]
     state = jax.tree.map(lambda x: x[0], run.state)
     loud = jax.tree.map(lambda x: x + 0.5 * jax.random.normal(jax.random.key(x.size), x.shape), state.eta)
@@ -41,8 +45,8 @@ def experience():
     return agent, state.replace(eta=loud), batches
 
 
-def one_life():
-    agent, state, batches = experience()
+def one_life(kind="own-prediction"):
+    agent, state, batches = experience(kind)
     theta = jax.tree.map(lambda x: x[1], state.agent.agents[0]).replace(eta=state.eta)
     return agent.agent, theta, jax.tree.map(lambda x: x[0, 1], batches)
 
@@ -71,6 +75,36 @@ def test_an_update_is_the_one_by_hand():
     assert float(metrics["pi_hat"]) > 0.01
 
 
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_other_predictions_are_learned_by_hand(kind):
+    """A value goes to its lambda-return, which the rule has no say in; without a prediction the policy learns alone."""
+    agent, theta, batch = one_life(kind)
+    agent = agent.replace(max_grad_norm=jnp.asarray(jnp.inf))
+    logits, y = agent.heads(theta.params, theta, batch.observation)
+    pi_hat, y_hat = agent.told(theta, logits, y, batch)
+    assert y_hat.shape[-1] == 0 and y.shape[-1] == (kind == "value-prediction")
+    reward, discount, valid, value = (
+        np.asarray(x, np.float64) for x in (batch.reward, batch.discount, batch.valid, y.sum(-1))
+    )  # noqa: E501
+    gamma, lam, error = float(agent.gamma), 0.9, np.zeros_like(value)
+    for t in reversed(range(len(reward))):
+        delta = reward[t] + gamma * discount[t] * value[t + 1] - value[t]
+        error[t] = valid[t] * (delta + gamma * lam * discount[t] * error[t + 1])
+    target = (value + error)[:-1]
+
+    def loss(params):
+        logits, y = agent.heads(params, theta, batch.observation)
+        log_pi = jnp.take_along_axis(jax.nn.log_softmax(logits[:-1]), batch.action[..., None], -1)[..., 0]
+        squares = 0.5 * (jnp.float32(target) - y[:-1].sum(-1)) ** 2 if y.shape[-1] else 0.0
+        return -jnp.sum(batch.valid * (pi_hat * log_pi - agent.alpha_y * squares)) / batch.valid.sum()
+
+    expected = jax.tree.map(lambda p, g: p - agent.learning_rate * g, theta.params, jax.grad(loss)(theta.params))
+    after, metrics, _ = agent.learn(theta, batch, jax.random.key(0))
+    for found, wanted in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
+    assert (float(metrics["prediction_loss"]) > 0) == (kind == "value-prediction")
+
+
 def test_the_rule_sees_to_the_end_of_an_episode_and_no_further():
     agent, theta, batch = one_life()
     said = lambda batch: np.asarray(agent.told(theta, *agent.heads(theta.params, theta, batch.observation), batch)[0])  # noqa: E731
@@ -88,18 +122,19 @@ def test_the_rule_sees_to_the_end_of_an_episode_and_no_further():
     assert np.abs(other - said(batch)).max() > 1e-4
 
 
-@pytest.mark.parametrize("updates", [0, 1])
-def test_the_meta_gradient_is_that_of_finite_differences(updates):
+@pytest.mark.parametrize(("updates", "kind"), [(0, KINDS[0]), *((1, kind) for kind in KINDS)])
+def test_the_meta_gradient_is_that_of_finite_differences(updates, kind):
     """d (mean judgement of all lives) / d eta, for the largest entry of each tensor of eta: the sizes of what the rule
     says before an update, the rest after one.
 
     What the rule is shown of an agent is a constant to the derivative, and not to a difference: so sizes, which depend
     on it once eta has moved the agent, are left out there, and more updates are too.
     """
-    agent, state, batches = experience()
+    agent, state, batches = experience(kind)
     fresh = jax.tree.map(lambda x: x[1], batches)
     if updates:
-        agent = methods.apply(agent, {"agent.policy_size_cost": 0.0, "agent.prediction_size_cost": 0.0})
+        sizes = [name for name in dials(agent) if name.endswith("size_cost")]
+        agent = methods.apply(agent, dict.fromkeys(sizes, 0.0))
         agent = strong(agent)
     with jax.enable_x64(True):
         agent, state, batches, fresh = doubled((agent, state, batches, fresh))
@@ -206,7 +241,7 @@ def test_the_portrait_shows_what_the_rule_says(tmp_path):
     by_reward, credit, by_prediction, target = panels
     assert all(len(line) == len(panel.x) for panel in panels for line in panel.lines.values())
     at = int(np.argmin(np.abs(by_reward.x - 0.5)))
-    even = jnp.full((21, 1, agent.m), 1.0 / agent.m)
+    even = jnp.full((21, 1, agent.prediction.m), 1.0 / agent.prediction.m)
     blank = blank_batch(agent, theta, theta.spec.replace(num_envs=1), 20)
     alive = jnp.ones_like(blank.reward)
     batch = blank.replace(reward=blank.reward.at[0].set(0.5), discount=alive, valid=alive)
@@ -218,4 +253,6 @@ def test_the_portrait_shows_what_the_rule_says(tmp_path):
     gained = by_reward.lines["goes on"][-1] - by_reward.lines["goes on"][zero]
     np.testing.assert_allclose(credit.lines["_"][0], gained, rtol=1e-3, atol=1e-6)
     assert np.ptp(by_prediction.lines["here"]) > 0
+    titles = [[panel.title for panel in a.portrait(t)] for a, t, _ in map(one_life, KINDS[1:])]
+    assert titles == [[panel.title for panel in panels][:n] for n in (3, 2)]  # no targets; no prediction either
     assert draw_portrait(panels, tmp_path / "figures" / "portrait.png", "rule").stat().st_size > 10_000
