@@ -37,7 +37,7 @@ def experience(base: str = "a2c", **changes):
     return agent, state, tuple(batches)
 
 
-@pytest.mark.parametrize("base", ["a2c", "ppo", "impala", "td"])
+@pytest.mark.parametrize("base", ["a2c", "ppo", "impala", "online-q", "td"])
 def test_the_meta_gradient_is_that_of_finite_differences(base: str):
     """d (loss of theta_1 on the fresh trajectory) / d eta, for the largest entry of each tensor of eta.
 
@@ -124,6 +124,29 @@ def test_the_agent_regresses_to_the_rules_targets():
     np.testing.assert_allclose(metrics["value_loss"], expected, rtol=1e-5)
 
 
+def test_a_q_function_regresses_to_the_rules_targets():
+    """With a rule that says 0 the loss is Q(s, a)^2 / 2; its own returns, which judge, are the ones by hand."""
+    agent, state, (batch, *_) = experience("online-q")
+    silent = jax.tree.map(jnp.zeros_like, state.eta)
+    apply = lambda params: agent.agent.network.apply(params, state.agent.spec, agent.agent.head, batch.observation)  # noqa: E731
+    values, target = np.asarray(apply(state.agent.params)), np.asarray(apply(state.agent.target))
+    chosen = np.take_along_axis(values[:-1], np.asarray(batch.action)[..., None], -1)[..., 0]
+    told = agent.with_targets(silent, state.agent, batch)
+    valid = np.asarray(batch.valid)
+    found = agent.agent.loss(state.agent.params, state.agent, told, None)[0]
+    np.testing.assert_allclose(found, (valid * chosen**2).sum() / valid.sum() / 2, rtol=1e-5)
+    _, seen = agent.targets(silent, state.agent, batch)
+    np.testing.assert_allclose(seen, values.max(-1), rtol=1e-5)
+    returns, after = np.zeros_like(target[..., 0]), target.max(-1)
+    returns[-1] = after[-1]
+    for t in reversed(range(len(valid))):
+        on = returns[t + 1] if t + 1 < len(valid) else after[-1]
+        on = np.where(valid[t + 1] > 0, on, after[t + 1]) if t + 1 < len(valid) else on
+        returns[t] = batch.reward[t] + float(agent.agent.gamma) * batch.discount[t] * on
+    judged = agent.agent.loss(state.agent.params, state.agent, batch, None)[0]
+    np.testing.assert_allclose(judged, (valid * (returns[:-1] - chosen) ** 2).sum() / valid.sum() / 2, rtol=1e-4)
+
+
 def test_probabilities_are_shown_where_asked():
     agent, state, (batch, *_) = experience(off_policy=True)
     seen = agent.targets(state.eta, state.agent, batch)[0]
@@ -145,5 +168,10 @@ def test_only_actor_critics_take_targets():
     for agent in (op.DQN(), op.REINFORCE()):
         with pytest.raises(UserError, match="takes no targets"):
             FRODO(agent=agent).check()
+    for agent, wrong in ((op.OnlineQ(), "no policy"), (op.TD(), "no policy")):
+        with pytest.raises(UserError, match=wrong):
+            FRODO(agent=agent, off_policy=True).check()
+    with pytest.raises(UserError, match="sarsa"):
+        FRODO(agent=op.OnlineQ(following="sarsa")).check()
     with pytest.raises(UserError, match="without one"):
         FRODO(agent=FRODO()).check()

@@ -1,9 +1,9 @@
 """FRODO: an objective discovered online (Xu et al. 2020, "Meta-Gradient RL with an Objective Discovered Online",
 arXiv 2007.08433).
 
-The return that an actor-critic regresses to is the output of a network, which reads a trajectory backwards.  How good
-were its targets?  After M updates with them the parameters are judged on a fresh trajectory by the plain loss, and the
-gradient goes back through all M updates.  So bootstrapping, tracking and off-policy correction are discovered.
+The return that an agent regresses to is the output of a network, which reads a trajectory backwards.  How good were its
+targets?  After M updates with them the parameters are judged on a fresh trajectory by the plain loss, and the gradient
+goes back through all M updates.  So bootstrapping, tracking and off-policy correction are discovered.
 
 Differs from its base agent: (1) G_eta(tau) takes the place of the return, in the value loss and in the advantage
 G - V; (2) eta is learned by the base agent's own loss, its own returns included, M updates later; (3) consistency in
@@ -27,6 +27,7 @@ from operant.meta import MetaState, Tape, blank_inputs
 from operant.methods.policy.a2c import A2C
 from operant.methods.policy.impala import IMPALA
 from operant.methods.policy.ppo import PPO
+from operant.methods.value.online_q import OnlineQ
 from operant.methods.value.td import TD
 from operant.nn import CELLS, Backward
 from operant.nn.torsos import dense
@@ -62,7 +63,7 @@ class FRODO:
     cell: str = option("lstm", "the rule's recurrent cell", choices=tuple(CELLS))
     size: int = option(32, "units of the rule's cell, and of the layer before it", low=1)
     remat: bool = option(True, "compute inner updates again on the way back instead of keeping them")
-    agent: Any = child(A2C, "whose returns are learned: a2c, ppo, impala or td; its own loss is the outer one")
+    agent: Any = child(A2C, "whose returns are learned: a2c, ppo, impala, online-q, td; its own loss is the outer")
 
     presets: ClassVar[dict] = {
         "minatar": {"source": "a rule of half the paper's width; chosen, not tuned", "size": 128},
@@ -78,10 +79,12 @@ class FRODO:
         base = self.agent.registered_name
         if self.agent.meta_period:
             raise UserError(f"frodo: {base} has a meta-gradient of its own; expected an agent without one")
-        if not isinstance(self.agent, (A2C, PPO, IMPALA, TD)):
-            raise UserError(f"frodo: {base} takes no targets from outside; expected a2c, ppo, impala or td")
-        if self.off_policy and isinstance(self.agent, TD):
-            raise UserError("frodo: td has no policy that off_policy could show the rule")
+        if not isinstance(self.agent, (A2C, PPO, IMPALA, OnlineQ, TD)):
+            raise UserError(f"frodo: {base} takes no targets from outside; expected a2c, ppo, impala, online-q or td")
+        if self.off_policy and isinstance(self.agent, (OnlineQ, TD)):
+            raise UserError(f"frodo: {base} has no policy that off_policy could show the rule")
+        if getattr(self.agent, "following", "max") != "max":
+            raise UserError("frodo: sarsa learns of transitions one step late; expected following max")
 
     def init(self, key, spec):
         agent_key, rule_key = jax.random.split(key)
@@ -101,11 +104,15 @@ class FRODO:
     def rule(self):
         return Targets(self.cell, self.size)
 
+    @property
+    def reader(self):
+        """What evaluates a batch for the base agent: its network, or, as values are a policy too, Q-learning itself."""
+        return self.agent if isinstance(self.agent, OnlineQ) else self.agent.network
+
     def targets(self, eta, theta, batch):
         """G_eta [T, B], and V [T+1, B] of the present parameters, a constant."""
-        network = self.agent.network
-        policy, value = jax.lax.stop_gradient(network.evaluate(theta.params, theta, batch))
-        reward, gamma = network.rewards(theta, batch), self.agent.gamma * batch.discount
+        policy, value = jax.lax.stop_gradient(self.reader.evaluate(theta.params, theta, batch))
+        reward, gamma = self.reader.rewards(theta, batch), self.agent.gamma * batch.discount
         seen = [reward, gamma, value[1:] * batch.discount]  # behind a termination there is no value
         if self.off_policy:
             now = jax.tree.map(lambda x: x[:-1], policy)
@@ -131,7 +138,7 @@ class FRODO:
         target, value = self.targets(eta, theta, batch)
         goes_on = jnp.concatenate([batch.valid[1:], jnp.zeros_like(batch.valid[:1])])
         after = jnp.where(goes_on > 0, jnp.concatenate([target[1:], value[-1:]]), value[1:])
-        reward, gamma = self.agent.network.rewards(theta, batch), self.agent.gamma * batch.discount
+        reward, gamma = self.reader.rewards(theta, batch), self.agent.gamma * batch.discount
         return masked_mean(jnp.square(target - jax.lax.stop_gradient(reward + gamma * after)), batch.valid)
 
     def loss(self, params, state, batch, key):

@@ -78,21 +78,40 @@ class OnlineQ:
         arrived = {"reward": timestep.reward, "discount": timestep.discount, "action": timestep.previous_action}
         return action, timestep.observation, arrived
 
-    def loss(self, params, state, batch, key):
-        """(G - Q(s, a))^2 with returns G that bootstrap from Q' at the best next action, or at the one taken."""
-        spec = state.spec
-        apply = lambda params, batch: self.network.apply(params, spec, self.head, batch.observation)  # noqa: E731
+    def evaluate(self, params, state, batch):
+        """As an actor-critic's: no policy, and the best action's value at every observation of the batch."""
+        values = self.network.apply(params, state.spec, self.head, batch.observation)
+        return (), av.allowed_values(values, batch.action_mask, state.spec.action).max(-1)
+
+    def rewards(self, state, batch):
+        """The batch's rewards as they are learned from: as they are."""
+        return batch.reward
+
+    def returns(self, params, state, batch, taken=None):
+        """G [T, B], bootstrapped from Q' at the best next action, or at the one taken: [T, B].
+
+        A batch that brings targets of its own keeps them.
+        """
+        if "target" in batch.extras:
+            return batch.extras["target"]
         frozen = jax.lax.stop_gradient(params if self.target_period == 0 else state.target)
+        if taken is None:
+            following = self.evaluate(frozen, state, batch)[1]
+        else:
+            values = self.network.apply(frozen, state.spec, self.head, batch.observation)
+            following = _pick(values[1:], av.number_of(taken, state.spec.action))
+            following = jnp.concatenate([following[:1], following])  # the first row is the value of nothing
+        columns = (batch.reward, batch.discount, batch.valid, following, self.gamma, self.q_lambda)
+        return jax.vmap(lambda_returns, (1, 1, 1, 1, None, None), 1)(*columns)
+
+    def loss(self, params, state, batch, key):
+        """(G - Q(s, a))^2: algorithms 1 and 2, as losses."""
+        taken = None
         if self.following == "sarsa":
             batch, taken = self._one_step_earlier(batch)
-            following = _pick(apply(frozen, batch)[1:], av.number_of(taken, spec.action))
-            following = jnp.concatenate([following[:1], following])  # the first row is the value of nothing
-        else:
-            following = av.allowed_values(apply(frozen, batch), batch.action_mask, spec.action).max(-1)
-        returns = jax.vmap(lambda_returns, (1, 1, 1, 1, None, None), 1)(
-            batch.reward, batch.discount, batch.valid, following, self.gamma, self.q_lambda
-        )
-        chosen = _pick(apply(params, batch)[:-1], av.number_of(batch.action, spec.action))
+        returns = self.returns(params, state, batch, taken)
+        values = self.network.apply(params, state.spec, self.head, batch.observation)
+        chosen = _pick(values[:-1], av.number_of(batch.action, state.spec.action))
         metrics = {"q": masked_mean(chosen, batch.valid)}
         return masked_mean(huber(returns - chosen, self.head.huber), batch.valid), metrics
 
