@@ -249,6 +249,7 @@ def test_a_papers_page_tells_the_runs_that_arms_begin_from(place):
     text = client(place).get("/papers/lpg").text
     told = "<em>the &lt;rule&gt;</em>, which arms begin from: <code>discover:lpg</code> on operant:SmallGrid-v0"
     assert told in text and "50M steps, 4 seeds, 30 min" in text
+    assert all(f"operant/methods/meta/{name}.py" in text for name in ("lpg", "discover"))
 
 
 def test_a_papers_page_has_the_learning_runs_of_its_methods(place):

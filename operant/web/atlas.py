@@ -170,9 +170,10 @@ def figure(result: dict[str, Any]) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------------- source
 @functools.cache
 def methods_of(slug: str) -> tuple[str, ...]:
-    """The methods of a paper's arms, or the method that has the paper's name, as far as they are there."""
+    """The methods of a paper's arms, and of what these begin from, or the one with its name, as far as they are there."""
     card = get(slug) if slug in names() else None
-    words = [w for arm in card.arms.values() for w in arm.method.split(":")] if card else [slug]
+    arms = [*card.arms.values(), *card.before.values()] if card else []
+    words = [word for arm in arms for word in arm.method.split(":")] if card else [slug]
     known = dict.fromkeys(word.partition("@")[0] for word in words)
     return tuple(name for name in known if name in methods.entries())
 
