@@ -170,7 +170,7 @@ def figure(result: dict[str, Any]) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------------- source
 @functools.cache
 def methods_of(slug: str) -> tuple[str, ...]:
-    """The methods of a paper's arms, and of what these begin from, or the one with its name, as far as they are there."""
+    """The methods of a paper's arms, and of what these begin from, or the one with its name: those that are there."""
     card = get(slug) if slug in names() else None
     arms = [*card.arms.values(), *card.before.values()] if card else []
     words = [word for arm in arms for word in arm.method.split(":")] if card else [slug]
