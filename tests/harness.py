@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from operant import methods
-from operant.agent import children, dial_field, dials, strong, with_dials
+from operant.agent import children, dial_field, dials, strong, tree_names, with_dials
 from operant.envs.base import batched
 from operant.learner import Online, RunState
 from operant.types import Batch, Box, Discrete, Spec, Timestep, struct, zeros
@@ -127,6 +127,23 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 ACTIONS = ("discrete", "multi-discrete", "continuous", "masked")
 OBSERVATIONS = ("box", "discrete", "dict", "image")
+
+
+def assert_slopes(slopes, value, at, *, step: float = 1e-6, rtol: float = 1e-3, atol: float = 1e-9, least=0.0):
+    """The largest entry of each tensor of `slopes` is the difference quotient of `value(at)` there, and above `least`.
+
+    To be called with float64 numbers, under `enable_x64`.
+    """
+    leaves, tree = jax.tree.flatten(at)
+    for i, (name, slope) in enumerate(zip(tree_names(at), jax.tree.leaves(slopes), strict=True)):
+        assert slope.dtype == jnp.float64, name
+        place = int(jnp.argmax(jnp.abs(slope)))
+        nudge = jnp.zeros(slope.size).at[place].set(step).reshape(slope.shape)
+        up, down = (
+            float(value(tree.unflatten([*leaves[:i], leaves[i] + sign * nudge, *leaves[i + 1 :]]))) for sign in (1, -1)
+        )
+        np.testing.assert_allclose(slope.ravel()[place], (up - down) / (2 * step), rtol, atol, err_msg=name)
+        assert abs(slope.ravel()[place]) > least, name
 
 
 def claims(agent: Any, what: str) -> tuple[str, ...]:
