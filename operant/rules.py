@@ -95,7 +95,7 @@ class Own:
 
 @part("value-prediction")
 class Value:
-    """The value, learned by TD(lambda): the rule is only left to say how the policy changes (LPG-V, section 4.3)."""
+    """The value, learned by TD(lambda): the rule is only left to say how the policy changes (LPG-V)."""
 
     td_lambda: float = dial(0.9, "lambda of the returns that it is regressed to", low=0.0, high=1.0)
 

@@ -7,7 +7,7 @@ lives of such agents in many tasks; this is one of them, which learns by a rule 
 Differs from a2c: (1) pi_hat takes the place of the advantage; (2) a prediction y, a distribution over m entries, takes
 the place of the value, and y_hat that of its target; (3) a table suffices where the observation is a number.
 
-`--prediction value-prediction` is LPG-V, whose prediction is a value, and `no-prediction` has none (section 4.3).
+`--prediction value-prediction` is LPG-V, whose prediction is a value, and `no-prediction` has none.
 
 Symbols: eta the rule, theta the agent, pi policy, y prediction in the m-simplex, pi_hat, y_hat the rule's outputs,
 alpha_y the prediction's weight, b0 to b3 regularisers (eq. 4 to 6).
