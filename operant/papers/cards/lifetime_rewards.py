@@ -31,7 +31,7 @@ PAPER = Paper(
         "smoke": Scale(
             ("operant:RandomABC-v0",), steps=8_000, seeds=2, changes={"lives": 4}, arms=("learned", "task")
         ),
-        "laptop": Scale(("operant:RandomABC-v0",), steps=4_000_000, seeds=8, tuning=(1_000_000, 2)),
+        "laptop": Scale(("operant:RandomABC-v0",), steps=3_000_000, seeds=8, tuning=(1_000_000, 2)),
         "gpu": Scale(
             ("operant:RandomABC-v0", "operant:EmptyRooms-v0", "operant:NonStationaryABC-v0"),
             steps=30_000_000, seeds=8, tuning=(10_000_000, 2), changes={"lives": 256},
