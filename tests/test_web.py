@@ -252,6 +252,20 @@ def test_a_papers_page_tells_the_runs_that_arms_begin_from(place):
     assert all(f"operant/methods/meta/{name}.py" in text for name in ("lpg", "discover"))
 
 
+def test_a_papers_page_groups_its_tables_by_environment(place):
+    once = json.loads(make_result(place / "results").read_text())
+    twice = {kind: [{**row, "env": env} for env in ("Breakout-MinAtar", "the <other>") for row in once[kind]]
+             for kind in ("arms", "comparisons")}  # fmt: skip
+    count = lambda: client(place).get("/papers/dqn").text.count('scope="rowgroup"')  # noqa: E731
+    assert count() == 0  # one environment needs no heading
+    make_result(place / "results", **twice)
+    text = client(place).get("/papers/dqn").text
+    for colspan in (4, 6):  # comparisons, arms
+        assert [f'<th colspan="{colspan}" scope="rowgroup">{env}</th>' in text
+                for env in ("Breakout-MinAtar", "the &lt;other&gt;")] == [True, True]  # fmt: skip
+    assert count() == 4
+
+
 def test_a_papers_page_has_the_learning_runs_of_its_methods(place):
     visitor = client(place)
 
