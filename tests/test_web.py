@@ -782,7 +782,7 @@ def test_a_run_without_one_policy_says_so_instead_of_acting(served):
     from operant.methods import apply, build
 
     port, root, _ = served
-    small = {"lives": 2, "agent.num_envs": 2, "agent.size": 8, "agent.m": 4}
+    small = {"lives": 2, "agent.num_envs": 2, "agent.size": 8, "agent.prediction.m": 4}
     agent = apply(build("discover:lpg", "operant:SmallGrid-v0"), small)
     operant.train(agent, "operant:SmallGrid-v0", steps=200, chunks=1, run_dir=root / "rule", quiet=True)
     (event,) = events(port, f"/runs/{identity('rule')}/watch/stream")
