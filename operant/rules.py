@@ -3,6 +3,8 @@
 A rule reads an agent's trajectory from its end and says how probable each action should become (pi_hat) and, where
 the prediction's meaning is its own affair, what it should be regressed to (y_hat).
 
+`Own` says what every kind of prediction has; shapes are those of one agent's rollout: T steps, T1 = T + 1 observations.
+
 Symbols: y the prediction, phi an embedding of it, pi_hat and y_hat the rule's outputs (Oh et al. 2020, section 3.1).
 """
 
@@ -23,7 +25,7 @@ from operant.ops.distributions import Categorical
 from operant.ops.losses import l2, masked_mean
 from operant.types import Batch
 
-SURE = 0.9
+SURE = 0.9  # of an entry, in a picture: a prediction that is certain is never seen
 
 
 class Rule(nn.Module):
@@ -77,7 +79,7 @@ class Own:
     def loss(
         self, out: Float[Array, "T1 B m"], y_hat: Float[Array, "T B set"], batch: Batch, gamma: Array | float
     ) -> Float[Array, "T B"]:
-        """KL(y || y_hat) at each step; its gradient goes to the outputs alone (eq. 4)."""
+        """What the prediction descends at each step: KL(y || y_hat), y_hat being a constant to the agent (eq. 4)."""
         log_y = jax.nn.log_softmax(out[:-1])
         return jnp.sum(jnp.exp(log_y) * (log_y - jnp.log(y_hat + 1e-8)), -1)
 

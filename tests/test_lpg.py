@@ -85,7 +85,7 @@ def test_other_predictions_are_learned_by_hand(kind):
     assert y_hat.shape[-1] == 0 and y.shape[-1] == (kind == "value-prediction")
     reward, discount, valid, value = (
         np.asarray(x, np.float64) for x in (batch.reward, batch.discount, batch.valid, y.sum(-1))
-    )  # noqa: E501
+    )
     gamma, lam, error = float(agent.gamma), 0.9, np.zeros_like(value)
     for t in reversed(range(len(reward))):
         delta = reward[t] + gamma * discount[t] * value[t + 1] - value[t]
