@@ -123,8 +123,11 @@ class QNetwork:
         self, params: PyTree, spec: Spec, head: Head, observation: PyTree, noise: PRNGKeyArray | None = None
     ) -> Float[Array, "*B A *shape"]:
         """The head's outputs for each action; with noise where a key is given and the network has any."""
-        rngs = {} if noise is None else {"noise": noise}
-        return self.module(spec, head).apply({"params": params}, observation, rngs=rngs)[0]
+        return self.module(spec, head).apply(self._variables(params, noise), observation)[0]
+
+    def _variables(self, params, noise):
+        drawn = {} if noise is None else nn.draw_noise(noise, params)
+        return {"params": params, "noise": drawn}
 
 
 @part("recurrent-q-network")
@@ -153,8 +156,7 @@ class RecurrentQNetwork(QNetwork):
     ) -> tuple[Float[Array, "T B A *shape"], PyTree]:
         """The head's outputs for observations [T, B, ...] that follow each other, and the recurrent state [B, ...]
         after them; `carry` is the one before, which is reset where `first` is true."""
-        rngs = {} if noise is None else {"noise": noise}
-        return self.module(spec, head).apply({"params": params}, observation, carry, first, rngs=rngs)
+        return self.module(spec, head).apply(self._variables(params, noise), observation, carry, first)
 
 
 # --------------------------------------------------------------------------------------------------------------- heads

@@ -96,13 +96,17 @@ def train(arguments: list[str]) -> int:
         ("device", Annotated[str, _help("cpu, gpu or tpu; default: the best there is")], ""),
         ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
         ("quiet", Annotated[bool, _help("show no progress")], False),
-        ("profile", Annotated[bool, _help("tell at the end where the time went")], False),
+        ("profile", Annotated[bool, _help("tell at the end where the time went; runs on one device")], False),
     ]
     agent, rest = _choose_parts(agent, rest)
     flags = _parse(f"operant train {method} {env}", rest, [*fields, *extra], agent)
     agent = flags.pop("agent")
     own = {name: flags.pop(name) for name, _, _ in extra}
     flags["env_options"] = _options(flags["env_options"])
+    if own["profile"]:
+        if flags["devices"] > 1:
+            raise UserError("--profile measures one device: leave out --devices")
+        flags["devices"] = 1
     _prepare_jax(own["device"], flags["devices"], flags["seeds"], bool(flags["sweep"]), flags["shard"])
     import operant
     from operant.run.report import finish_run, profile

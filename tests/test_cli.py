@@ -45,6 +45,13 @@ def test_train_reports_one_object_of_json(tmp_path, capsys):
     assert low <= result["return_mean"] <= high and result["ci_over"] == "episodes"
 
 
+def test_a_profile_tells_where_an_update_s_time_went(tmp_path, capsys):
+    operant("train", "ppo", "CartPole-v1", *TINY, "--seeds", "2", "--run-dir", tmp_path / "run", "--profile", "--quiet")
+    told = capsys.readouterr().err.splitlines()
+    start = next(i for i, line in enumerate(told) if "where an update's time goes" in line)
+    assert [line.split()[0] for line in told[start + 1 : start + 4]] == ["environment", "acting", "learning"]
+
+
 def test_a_run_directory_holds_what_it_should(trained):
     config = json.loads((trained / "config.json").read_text())
     assert config["agent"]["class"] == "ppo" and config["machine"]["packages"]["jax"]
@@ -227,6 +234,7 @@ MISTAKES = {
     "sweep of structure": (["train", "ppo", "CartPole-v1", "--sweep", "num_envs=4,8"], "structure"),
     "sweep out of range": (["train", "ppo", "CartPole-v1", "--sweep", "gamma=0.9,2"], "from 0 to 1"),
     "too many devices": (["train", "ppo", "CartPole-v1", "--devices", "64", "--seeds", "64"], "--devices 64"),
+    "a profile of two devices": (["train", "ppo", "CartPole-v1", "--devices", "2", "--profile"], "leave out --devices"),
     "batches kept, environments divided": (
         ["train", "meta-gradient:a2c", "CartPole-v1", "--shard", "envs", "--devices", "1"],
         "--shard envs",

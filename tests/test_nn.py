@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from operant import nn, types
 from operant.nn.recurrent import CELLS
@@ -274,21 +275,36 @@ def test_dueling_advantages_have_zero_mean(shape):
     assert q.shape == (4, 3, *shape) and np.ptp(q, axis=1).max() > 0
 
 
-def test_noise_is_factorised_and_absent_without_its_stream():
+def test_noise_is_factorised_and_absent_where_none_is_drawn():
     layer, x = nn.NoisyDense(3, 0.5), jax.random.normal(KEY, (5, 4))
     p = layer.init(KEY, x)["params"]
     mean = layer.apply({"params": p}, x)
     np.testing.assert_allclose(mean, x @ p["kernel"] + p["bias"], rtol=1e-6)
     np.testing.assert_allclose(p["kernel_sigma"], 0.5 / 2)
     assert np.abs(p["kernel"]).max() <= 0.5
-    noisy = layer.apply({"params": p}, jnp.eye(4), rngs={"noise": KEY}) - layer.apply({"params": p}, jnp.eye(4))
-    bias = layer.apply({"params": p}, jnp.zeros((1, 4)), rngs={"noise": KEY}) - p["bias"]
+    drawn = lambda key: {"params": p, "noise": nn.draw_noise(key, p)}  # noqa: E731
+    noisy = layer.apply(drawn(KEY), jnp.eye(4)) - layer.apply({"params": p}, jnp.eye(4))
+    bias = layer.apply(drawn(KEY), jnp.zeros((1, 4))) - p["bias"]
     assert np.linalg.matrix_rank(np.asarray(noisy - bias), tol=1e-5) == 1  # an outer product
-    draws = jax.vmap(lambda key: layer.apply({"params": p}, x, rngs={"noise": key}))(jax.random.split(KEY, 4000))
+    draws = jax.vmap(lambda key: layer.apply(drawn(key), x))(jax.random.split(KEY, 4000))
     np.testing.assert_allclose(draws.mean(0), mean, atol=0.1)
     # Var f(e) = E|e|, so the variance of the output is E|e|^2 sum x^2 sigma^2 + E|e| sigma_b^2 (one factor for bias)
     expected = 2 / np.pi * (0.25**2) * (np.asarray(x) ** 2).sum(1) + np.sqrt(2 / np.pi) * 0.25**2
     np.testing.assert_allclose(draws.var(0).mean(1), expected, rtol=0.15)
+
+
+def test_every_layer_has_noise_of_its_own():
+    head, x = nn.DuelingHead(3, (5,), hidden=(8, 8), sigma0=0.5), jnp.ones((2, 16))
+    p = head.init(KEY, x)["params"]
+    noise = nn.draw_noise(KEY, p)
+    layers = {path[:-1]: e for path, e in flatten_dict(noise).items()}
+    assert {path: len(e) for path, e in layers.items()} == {
+        path[:-1]: sum(kernel.shape) for path, kernel in flatten_dict(p).items() if path[-1] == "kernel_sigma"
+    }
+    everything = np.concatenate(list(layers.values()))
+    assert len(layers) == 6 and len(np.unique(everything)) == len(everything)
+    assert np.abs(head.apply({"params": p, "noise": noise}, x) - head.apply({"params": p}, x)).min() > 0
+    assert nn.draw_noise(KEY, nn.DuelingHead(3, (5,)).init(KEY, x)["params"]) == {}
 
 
 # ------------------------------------------------------------------------------------------------------- networks
@@ -404,7 +420,7 @@ def test_images_of_bytes_are_numbers_from_0_to_1(network):
     np.testing.assert_allclose(module.apply(variables, x), module.apply(variables, x / 5.0), atol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [7, 16_384, 16_386])
+@pytest.mark.parametrize("rows", [2, 7, 16_384, 16_386])
 def test_the_gradient_of_a_product_over_many_rows(rows):
     from operant.nn.convolution import product
 

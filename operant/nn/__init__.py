@@ -3,7 +3,7 @@
 from operant.nn.heads import DuelingHead, PolicyHead, QHead, ValueHead
 from operant.nn.networks import ActionValue, ActorCritic, Critic, Policy
 from operant.nn.recurrent import CELLS, GRU, LSTM, Backward, unroll_backward
-from operant.nn.torsos import MLP, Conv, ImpalaResNet, MinAtarCNN, NatureCNN, NipsCNN, NoisyDense, Torso
+from operant.nn.torsos import MLP, Conv, ImpalaResNet, MinAtarCNN, NatureCNN, NipsCNN, NoisyDense, Torso, draw_noise
 
 __all__ = [
     "ActionValue",
@@ -26,5 +26,6 @@ __all__ = [
     "QHead",
     "Torso",
     "ValueHead",
+    "draw_noise",
     "unroll_backward",
 ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from functools import partial
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from operant.nn.convolution import convolve, product
 from operant.nn.initial import orthogonal
@@ -37,8 +39,8 @@ def dense(features: int, scale: float, name: str | None = None) -> nn.Dense:
 class NoisyDense(nn.Module):
     """A linear layer with learned noise, w = mu + sigma * epsilon (Fortunato et al. 2018, arXiv:1706.10295, eq. 9).
 
-    The noise is factorised: epsilon_ij = f(e_i) f(e_j) with f(x) = sign(x) sqrt|x| (eq. 10 and 11).  It is drawn from
-    the random stream "noise", once for all leading axes; without that stream the layer is its mean.
+    The noise is factorised: epsilon_ij = f(e_i) f(e_j) with f(x) = sign(x) sqrt|x| (eq. 10 and 11).  The layer finds
+    its f(e) in the collection "noise" (`draw_noise`), one for all leading axes; without it the layer is its mean.
     """
 
     features: int
@@ -53,17 +55,34 @@ class NoisyDense(nn.Module):
         bias = self.param("bias", uniform, (self.features,))
         kernel_sigma = self.param("kernel_sigma", deviation, (inputs, self.features))
         bias_sigma = self.param("bias_sigma", deviation, (self.features,))
-        rows = x.reshape(-1, inputs)
-        mean = product(rows, kernel).reshape(*x.shape[:-1], -1) + bias
-        if not self.has_rng("noise"):
-            return mean
-        e = jax.random.normal(self.make_rng("noise"), (inputs + self.features,))  # one draw compiles to half of two
-        # behind the barrier, lest XLA draws it anew for every row of the batch, inside the loops that use it
-        e = jax.lax.optimization_barrier(jnp.sign(e) * jnp.sqrt(jnp.abs(e)))
-        e_in, e_out = jnp.split(e, [inputs])
-        # (sigma * outer(e_in, e_out)) applied without forming the outer product
-        noise = (product(rows * e_in, kernel_sigma).reshape(mean.shape) + bias_sigma) * e_out
-        return mean + noise
+        if self.has_variable("noise", "e"):
+            # one product with the noisy weights costs half of two, with mu and with sigma
+            e_in, e_out = jnp.split(self.get_variable("noise", "e"), [inputs])
+            kernel, bias = kernel + kernel_sigma * e_in[:, None] * e_out, bias + bias_sigma * e_out
+        return product(x.reshape(-1, inputs), kernel).reshape(*x.shape[:-1], -1) + bias
+
+
+def draw_noise(key: PRNGKeyArray, params: PyTree) -> PyTree:
+    """The collection "noise" for a network with these parameters: f(e) for the inputs and outputs of each `NoisyDense`.
+
+    Empty for a network without one.
+    """
+    leaves = flax.traverse_util.flatten_dict(params)
+    sizes = {path[:-1]: sum(x.shape) for path, x in leaves.items() if path[-1] == "kernel_sigma"}
+    if not sizes:
+        return {}
+
+    def draw(key):
+        e = jax.random.normal(key, (-(-sum(sizes.values()) // 2),))
+        return jnp.sign(e) * jnp.sqrt(jnp.abs(e))
+
+    # One draw for all layers, since many short ones take longer; in two halves, since XLA's CPU compiler makes numbers
+    # that are used in many places anew in each of them, unless they come out of a loop.
+    drawn = jax.lax.map(draw, jax.random.split(key)).reshape(-1)
+    starts = itertools.accumulate(sizes.values(), initial=0)
+    return flax.traverse_util.unflatten_dict(
+        {(*path, "e"): drawn[start : start + size] for (path, size), start in zip(sizes.items(), starts, strict=False)}
+    )
 
 
 def linear(features: int, scale: float, sigma0: float = 0.0) -> nn.Module:

@@ -250,7 +250,7 @@ def time_parts(program: Any, run: Any, repeats: int = 5) -> dict[str, float]:
 
     learner, length = program.learner, run.agent.rollout_length
     if program.num_devices > 1:
-        raise UserError("--profile measures one device: add --devices 1")
+        raise ValueError(f"parts are timed on one device, and the program has {program.num_devices}")
     action = zeros(program.spec.action, (program.lanes, run.agent.num_envs))
 
     def environment(run):
