@@ -105,7 +105,7 @@ def train(arguments: list[str]) -> int:
     flags["env_options"] = _options(flags["env_options"])
     if own["profile"]:
         if flags["devices"] > 1:
-            raise UserError("--profile measures one device: leave out --devices")
+            raise UserError(f"--profile measures one device, not {flags['devices']}: expected --devices 1, or none")
         flags["devices"] = 1
     _prepare_jax(own["device"], flags["devices"], flags["seeds"], bool(flags["sweep"]), flags["shard"])
     import operant

@@ -234,7 +234,10 @@ MISTAKES = {
     "sweep of structure": (["train", "ppo", "CartPole-v1", "--sweep", "num_envs=4,8"], "structure"),
     "sweep out of range": (["train", "ppo", "CartPole-v1", "--sweep", "gamma=0.9,2"], "from 0 to 1"),
     "too many devices": (["train", "ppo", "CartPole-v1", "--devices", "64", "--seeds", "64"], "--devices 64"),
-    "a profile of two devices": (["train", "ppo", "CartPole-v1", "--devices", "2", "--profile"], "leave out --devices"),
+    "a profile of two devices": (
+        ["train", "ppo", "CartPole-v1", "--devices", "2", "--profile"],
+        "expected --devices 1",
+    ),
     "batches kept, environments divided": (
         ["train", "meta-gradient:a2c", "CartPole-v1", "--shard", "envs", "--devices", "1"],
         "--shard envs",
