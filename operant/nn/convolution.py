@@ -26,9 +26,9 @@ def _weights_gradient(g: Float[Array, "N F"], x: Float[Array, "N D"]) -> Float[A
     # JAX derives (g.T @ x).T over all leading axes, for which XLA's CPU compiler copies activations transposed: with
     # minibatches of 128 that made the whole update of PPO about a tenth slower on one core.  Of two factors it copies
     # the one that stands on the left: the narrower, which for the heads of policies and values is the gradient.  But
-    # then every reader of the result, which has the size of the weights, reads it transposed: wide layers of few rows
-    # (Rainbow's on small grids) were twice as slow for it.  Over very many rows one such product runs on one core and
-    # misses its caches: in four groups it takes half the time on two.
+    # then every reader of the result, which has the size of the weights, reads it transposed: with wide layers
+    # of few rows (Rainbow's on small grids) the whole update took 1.6 times as long.  Over very many rows one such
+    # product runs on one core and misses its caches: in four groups it takes half the time on two.
     rows = len(x)
     if rows >= MANY_ROWS and rows % GROUPS == 0:
         parts = jnp.einsum("nmf,nmd->nfd", g.reshape(GROUPS, -1, g.shape[1]), x.reshape(GROUPS, -1, x.shape[1]))

@@ -63,9 +63,10 @@ class NoisyDense(nn.Module):
 
 
 def draw_noise(key: PRNGKeyArray, params: PyTree) -> PyTree:
-    """The collection "noise" for a network with these parameters: f(e) for the inputs and outputs of each `NoisyDense`.
+    """The collection "noise" for a network with these parameters, empty where it has no `NoisyDense`.
 
-    Empty for a network without one.
+    At the path of each such layer stands "e" [D + features]: f(e) of its D inputs, then of its outputs (Fortunato et
+    al. 2018, eq. 10 and 11).
     """
     leaves = flax.traverse_util.flatten_dict(params)
     sizes = {path[:-1]: sum(x.shape) for path, x in leaves.items() if path[-1] == "kernel_sigma"}
