@@ -33,7 +33,7 @@ USAGE = """usage: operant VERB ...
   web                          papers, runs with live curves, and agents to watch, in the browser
   bench                        measure this machine: steps per second of acting and learning
 
-`operant VERB --help` tells the flags of a verb; `operant train METHOD ENV --help` those of a method.
+`operant VERB --help` tells the flags of a verb; `operant train METHOD [ENV] --help` those of a method.
 """
 
 
@@ -99,7 +99,7 @@ def train(arguments: list[str]) -> int:
         ("profile", Annotated[bool, _help("tell at the end where the time went; runs on one device")], False),
     ]
     agent, rest = _choose_parts(agent, rest)
-    flags = _parse(f"operant train {method} {env}", rest, [*fields, *extra], agent)
+    flags = _parse(f"operant train {method} {env or 'ENV'}", rest, [*fields, *extra], agent)
     agent = flags.pop("agent")
     own = {name: flags.pop(name) for name, _, _ in extra}
     flags["env_options"] = _options(flags["env_options"])
@@ -585,9 +585,13 @@ def _settings_type(f: dataclasses.Field) -> Any:
 def _two_words(arguments: list[str], usage: str) -> tuple[str, str, list[str]]:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: operant {usage}\n\n`operant methods` and `operant envs` list what there is; ", end="")
-        print("`operant train METHOD ENV --help` tells a method's flags.")
+        print(
+            "`operant train METHOD --help` tells a method's flags,\nand with ENV behind METHOD its preset for that environment."
+        )
         raise SystemExit(0)
     words = [a for a in arguments[:2] if not a.startswith("-")]
+    if len(words) == 1 and not {"-h", "--help"}.isdisjoint(arguments):
+        return words[0], "", ["--help"]
     if len(words) < 2:
         raise UserError(
             f"usage: operant {usage}; both METHOD and ENV come first, for example: operant train ppo CartPole-v1"
@@ -621,7 +625,7 @@ def _agent(method: str, env: str, config: dict[str, Any]) -> Any:
     from operant.methods import build, from_json
 
     # an unknown name is an error before anything heavy starts; Gymnasium's own names are not in the index
-    if ":" not in env and not _in_gymnasium(env):
+    if env and ":" not in env and not _in_gymnasium(env):  # without one only a method's flags are asked for
         registry.info(env)
     agent = build(method, env)
     if config:

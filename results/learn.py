@@ -73,8 +73,14 @@ RUNS = {
     "impala-cartpole": ("train impala CartPole-v1 --steps 200000 --seeds 8 --seed 1000", 475),
     "reinforce-cartpole": ("train reinforce CartPole-v1 --steps 500000 --seeds 8 --seed 1000", 475),
     "ppo-pong": (
-        "train ppo Pong-v5 --steps 2500000 --seed 1000 --stop-at-return 17 --network.torso nips --learning-rate 5e-4 "
-        "--num-envs 32 --rollout-length 64 --num-minibatches 8 --num-epochs 3",
+        "train ppo Pong-v5 --steps 3000000 --seed 1000 --stop-at-return 17 --network.torso nips --learning-rate 1e-3 "
+        "--clip 0.2 --value-clip 0.2 --num-envs 16 --num-minibatches 8",
+        15,
+    ),
+    "dqn-pong": (
+        "train dqn Pong-v5 --steps 1000000 --seed 1000 --stop-at-return 17 --network.torso nips --network.hidden 256 "
+        "--learning-rate 1e-4 --target double --target-period 4000 --exploration.fraction 0.1 --memory.n-step 3 "
+        "--memory.capacity 200000 --memory.learning-starts 10000 --memory.updates-per-rollout 16",
         15,
     ),
     "ppo-pong-smoke": ("train ppo Pong-v5 --steps 50000 --seed 1000 --eval-every 25 --eval-episodes 1", None),

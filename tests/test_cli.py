@@ -204,6 +204,14 @@ def test_lists(capsys):
     assert "operant VERB" in capsys.readouterr().out
 
 
+def test_a_method_tells_its_flags_without_an_environment(capsys):
+    operant("train", "dqn", "--help")
+    told = capsys.readouterr().out
+    assert "operant train dqn ENV" in told and "--target-period" in told and "(now: max)" in told
+    operant("train", "dqn", "CartPole-v1", "--help")
+    assert "(now: double)" in capsys.readouterr().out  # the preset's
+
+
 def test_listing_imports_nothing_heavy():
     words = [["--help"], ["methods"], ["envs", "minatar"], ["runs", "."]]
     for line in words:

@@ -45,7 +45,12 @@ class Rainbow(DQN):
             "head.v_min": 0.0,
             "head.v_max": 100.0,
         },
-        "minatar": DQN.presets["minatar"],
+        "minatar": {
+            **DQN.presets["minatar"],
+            "source": "DQN's; a point in five steps for ever, as fast as Space Invaders lets one shoot, is worth 20",
+            "head.v_min": -20.0,
+            "head.v_max": 20.0,
+        },
         "atari": {
             "source": "Hessel et al. 2018, table 1 (one environment there, eight here, as many updates a step)",
             **DQN.presets["atari"],
