@@ -584,9 +584,9 @@ def _settings_type(f: dataclasses.Field) -> Any:
 
 def _two_words(arguments: list[str], usage: str) -> tuple[str, str, list[str]]:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: operant {usage}\n\n`operant methods` and `operant envs` list what there is; ", end="")
         print(
-            "`operant train METHOD --help` tells a method's flags,\nand with ENV behind METHOD its preset for that environment."
+            f"usage: operant {usage}\n\n`operant methods` and `operant envs` list what there is; `operant train METHOD "
+            "--help` tells a method's flags,\nand with ENV behind METHOD its preset for that environment."
         )
         raise SystemExit(0)
     words = [a for a in arguments[:2] if not a.startswith("-")]
