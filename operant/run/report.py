@@ -166,8 +166,7 @@ def print_runs(runs: list[dict[str, Any]], root: str, *, json_line: bool) -> Non
 def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     """Draws the runs' evaluations into one picture and prints their ends as a table.
 
-    Runs of one configuration but for their seed are pooled by naming them together on the command line as they are:
-    each run is one curve, with its own interval.
+    Each run is one curve, with its own interval: runs are not pooled, be they of one configuration.
     """
     from operant.run.directory import RunDirectory
 
