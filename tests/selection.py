@@ -43,6 +43,22 @@ def imports(path: Path) -> frozenset[Path]:
     return frozenset(found - {ROOT / "operant" / "methods" / "__init__.py"})  # it lists the methods, and imports none
 
 
+def text(node: object) -> str:
+    """A syntax tree in words that every version of Python has for it: `ast.dump` tells more or fewer empty fields."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [f"{name}={text(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return f"{type(node).__name__}({', '.join(fields)})"
+
+
+@functools.cache
+def words(path: Path) -> str:
+    """A file's code as text, without comments and docstrings."""
+    return text(program(path))
+
+
 def sources(method: str) -> set[Path]:
     """The files that a method's behaviour rests on."""
     entry = methods.entries()[method]
@@ -60,7 +76,7 @@ def code(method: str) -> str:
     """A digest of all that a method rests on."""
     digest = hashlib.sha256()
     for path in sorted(sources(method)):
-        digest.update(f"{path.relative_to(ROOT)}\n{ast.dump(program(path))}\n".encode())
+        digest.update(f"{path.relative_to(ROOT)}\n{words(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -27,7 +27,7 @@ def test_words_are_no_code(tmp_path):
     trees = []
     for i, text in enumerate(texts):
         (tmp_path / f"{i}.py").write_text(text)
-        trees.append(selection.ast.dump(selection.program(tmp_path / f"{i}.py")))
+        trees.append(selection.words(tmp_path / f"{i}.py"))
     assert trees[0] == trees[1] != trees[2]
 
 
@@ -55,3 +55,10 @@ def test_methods_are_asked_for_by_name():
     assert selection.choose("ppo,a2c") == {"ppo", "a2c"}
     with pytest.raises(ValueError, match="unknown poo; expected all, changed"):
         selection.choose("poo,a2c")
+
+
+def test_the_text_of_code_is_the_same_in_every_python():
+    tree = selection.ast.parse("def f():\n    x = g(1)")
+    call = "Call(func=Name(id='g', ctx=Load()), args=[Constant(value=1)])"
+    body = f"[Assign(targets=[Name(id='x', ctx=Store())], value={call})]"
+    assert selection.text(tree) == f"Module(body=[FunctionDef(name='f', args=arguments(), body={body})])"
