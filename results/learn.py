@@ -79,8 +79,8 @@ RUNS = {
     ),
     "dqn-pong": (
         "train dqn Pong-v5 --steps 1000000 --seed 1000 --stop-at-return 17 --network.torso nips --network.hidden 256 "
-        "--learning-rate 1e-4 --target double --target-period 4000 --exploration.fraction 0.1 --memory.n-step 3 "
-        "--memory.capacity 200000 --memory.learning-starts 10000 --memory.updates-per-rollout 16",
+        "--learning-rate 1e-4 --target-period 1000 --exploration.fraction 0.1 --memory.n-step 3 "
+        "--memory.capacity 200000 --memory.learning-starts 10000",
         15,
     ),
     "ppo-pong-smoke": ("train ppo Pong-v5 --steps 50000 --seed 1000 --eval-every 25 --eval-episodes 1", None),
