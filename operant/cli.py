@@ -590,7 +590,7 @@ def _two_words(arguments: list[str], usage: str) -> tuple[str, str, list[str]]:
         )
         raise SystemExit(0)
     words = [a for a in arguments[:2] if not a.startswith("-")]
-    if len(words) == 1 and not {"-h", "--help"}.isdisjoint(arguments):
+    if words == arguments[:1] and not {"-h", "--help"}.isdisjoint(arguments):
         return words[0], "", arguments[1:]
     if len(words) < 2:
         raise UserError(

@@ -85,7 +85,9 @@ RUNS = {
     ),
     "ppo-pong-smoke": ("train ppo Pong-v5 --steps 50000 --seed 1000 --eval-every 25 --eval-episodes 1", None),
 }
-"""Name -> (arguments of `operant`, what the lower end of the 95 % interval was to reach)."""
+"""Name -> (arguments of `operant`, what the lower end of the 95 % interval was to reach).
+
+What has no file yet has not been run to its end."""
 
 
 def run(name: str) -> None:
