@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import rlax
+from scipy.special import xlogy
 
 import operant as op
 from operant import action_value as av
@@ -116,7 +117,20 @@ def test_the_categorical_loss_is_that_of_rlax():
     ]  # fmt: skip
     loss, metrics = agent.loss(state.params, state, batch, KEY)
     assert float(loss) == pytest.approx(float(np.mean(expected)), rel=1e-4)
-    assert (np.asarray(metrics["priority"]) >= -1e-5).all()  # a KL divergence
+    moved = reward[:, None] + discount[:, None] * atoms
+    target = [
+        np.asarray(rlax.categorical_l2_project(moved[i], np.asarray(jax.nn.softmax(best)), atoms))
+        for i, best in enumerate(following[range(5), following_action(following, atoms)])
+    ]
+    log_q = np.asarray(jax.nn.log_softmax(logits[range(5), batch.action[0]]))
+    divergence = [np.sum(xlogy(p, p) - p * q) for p, q in zip(np.array(target), log_q, strict=True)]
+    np.testing.assert_allclose(metrics["priority"], divergence, rtol=1e-3, atol=1e-5)
+    assert np.min(divergence) > 1e-3
+
+
+def following_action(outputs, atoms):
+    """The best next action [S] by the mean of its distribution."""
+    return np.argmax(np.asarray(jax.nn.softmax(outputs)) @ atoms, -1)
 
 
 def test_the_quantile_loss_is_that_of_rlax():
@@ -132,8 +146,24 @@ def test_the_quantile_loss_is_that_of_rlax():
         )
         for i in range(5)
     ]  # fmt: skip
-    loss, _ = agent.loss(state.params, state, batch, KEY)
+    loss, metrics = agent.loss(state.params, state, batch, KEY)
     assert float(loss) == pytest.approx(float(np.mean(expected)), rel=1e-4)
+    best = online.mean(-1).argmax(-1)
+    error = reward + discount * following.mean(-1)[range(5), best] - here.mean(-1)[range(5), batch.action[0]]
+    np.testing.assert_allclose(metrics["priority"], np.abs(error), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("env", "low", "high"), [("CartPole-v1", 1, 100), ("Acrobot-v1", -100, 0)])
+def test_the_atoms_of_rainbow_cover_what_returns_can_be(env: str, low: float, high: float):
+    head = methods.build("rainbow", env).head
+    assert head.v_min <= low and head.v_max >= high  # a point a step for ever, at this discount
+
+
+def test_rainbow_explores_by_its_noise_alone():
+    for env in ("CartPole-v1", "Breakout-MinAtar", "Pong-v5"):
+        agent = methods.build("rainbow", env)
+        assert agent.network.noise == "noisy" and agent.evaluation_epsilon == 0.0
+        assert agent.exploration.start == agent.exploration.end == 0.0
 
 
 def test_without_a_target_network_the_online_one_is_the_target_and_no_gradient_flows_through_it():

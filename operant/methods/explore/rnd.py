@@ -5,7 +5,8 @@ them.  It predicts well what it has often seen, so its error is a novelty bonus,
 
 Differs from its base agent: (1) rewards become r + scale * e / sigma, with e the prediction error of the observation
 arrived at and sigma the running deviation of the discounted sums of e; (2) a predictor is trained on each batch.
-The paper's second value head and its non-episodic return for the bonus are not in this form.
+The paper's second value head and its non-episodic return for the bonus are not in this form, and the sums begin anew
+with each rollout, where the paper's go on: with longer rollouts sigma is larger, and the bonus smaller.
 
 Symbols: f target features, g predictor, e = |g(s') - f(s')|^2 / 2 prediction error.
 """
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from operant import nn
 from operant.actor_critic import normalize
 from operant.agent import agent, child, dial, option
+from operant.errors import UserError
 from operant.gradient import State, count_steps, gradient_step
 from operant.methods.policy.ppo import PPO
 from operant.ops.losses import masked_mean
@@ -55,6 +57,13 @@ class RND:
 
     presets: ClassVar[dict] = {}
 
+    def check(self):
+        if self.memory is not None and getattr(self.memory, "n_step", 1) > 1:
+            raise UserError(
+                f"rnd: its agent's memory has n_step {self.memory.n_step}, and gives no observations in between, each "
+                "of which has a bonus; expected n_step 1 (--agent.memory.n-step 1)"
+            )
+
     def networks(self, spec):
         """f and g: the same encoder, g with more layers behind it, so that it can learn f but not at once."""
         f = nn.Torso(spec.observation, self.torso, (*self.hidden[:1], self.features), "relu")
@@ -76,6 +85,9 @@ class RND:
     def act(self, state, timestep, carry, key, explore=True):
         return self.agent.act(state.agent, timestep, carry, key, explore)
 
+    def observe(self, state, batch):
+        return state.replace(agent=self.agent.observe(state.agent, batch))
+
     def error(self, params, state, observation):
         """e for each observation [T, B, ...] -> [T, B], observations normalised and clipped at 5 (section 2.4)."""
         spec, norm = state.predictor.spec, state.predictor.norm["observation"]
@@ -89,7 +101,7 @@ class RND:
         arrived = jax.tree.map(lambda x: x[1:], batch.observation)
         error = self.error(state.predictor.params, state, arrived) * batch.valid
         bonus = error * state.predictor.norm["bonus"].inverse_deviation()
-        return batch.replace(reward=batch.reward + self.scale * bonus), error
+        return batch.replace(reward=batch.reward + self.scale * bonus * _reward_unit(state.agent)), error
 
     def loss(self, params, state, batch, key):
         """The base agent's loss on rewards with the bonus."""
@@ -114,5 +126,21 @@ class RND:
             "bonus": predictor.norm["bonus"].update(sums, batch.valid),
         }
         predictor = predictor.replace(norm=norm, steps=predictor.steps + count_steps(batch))
-        metrics = {**metrics, "bonus": masked_mean(richer.reward - batch.reward, batch.valid), "rnd_loss": fit["loss"]}
+        metrics = {
+            **metrics,
+            "bonus": masked_mean((richer.reward - batch.reward) / _reward_unit(state.agent), batch.valid),
+            "rnd_loss": fit["loss"],
+        }
         return RNDState(agent_state, predictor, state.target), metrics, feedback
+
+
+def _reward_unit(theta):
+    """What the base agent divides rewards by, where it normalises them.
+
+    The bonus has a unit of its own: divided by the deviation of a task's rewards that are all zero so far, it would end
+    at the bound to which the base clips, whatever was seen.
+    """
+    while hasattr(theta, "agent"):
+        theta = theta.agent
+    returns = getattr(getattr(theta, "norm", ()), "discounted_return", ())
+    return 1.0 / returns.inverse_deviation() if isinstance(returns, Moments) else 1.0

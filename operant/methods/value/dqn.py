@@ -77,24 +77,27 @@ class DQN:
             "target_period": 2_000,
         },
         "minatar": {
-            "source": "Young and Tian 2019, section 3, with Adam, and 16 environments: an update for four steps",
+            "source": "Young and Tian 2019, section 3, with Adam, and 16 environments: an update for four steps; "
+            "a last epsilon of 0.05 (0.1 there), and learning from 1,000 steps on (5,000)",
             "learning_rate": 3e-4,
             "num_envs": 16,
             "rollout_length": 4,
             "memory.updates_per_rollout": 16,
         },
         "atari": {
-            "source": "van Hasselt et al. 2016 (tuned), Adam as in Hessel et al. 2018; eight environments, where the "
-            "papers have one, with as many updates a step",
+            "source": "Hessel et al. 2018, table 1, less its improvements; the last epsilon, and that of evaluation, "
+            "from van Hasselt et al. 2016 (tuned); eight environments, where the papers have one, with as many "
+            "updates a step",
             "learning_rate": 6.25e-5,
             "eps": 1.5e-4,
             **_ATARI,
         },
         "atari-2015": {
-            "source": "Mnih et al. 2015, extended data table 1",
+            "source": "Mnih et al. 2015, extended data table 1; its eps of 0.01 is for a gradient summed over the "
+            "batch; a lost life ended the return there: --env-options life_loss_terminates=true",
             "optimizer": "rmsprop",
             "learning_rate": 2.5e-4,
-            "eps": 0.01,
+            "eps": 0.01 / 32**2,
             "num_envs": 1,
             "memory.updates_per_rollout": 1,
             **_ATARI,
@@ -109,7 +112,7 @@ class DQN:
             "network.hidden": (256,),
             "optimizer": "rmsprop",
             "learning_rate": 2.5e-4,
-            "eps": 0.01,
+            "eps": 0.01 / 32**2,
             "head.huber": inf,
             "num_envs": 1,
             "memory.updates_per_rollout": 1,
@@ -128,7 +131,8 @@ class DQN:
     def make_optimizer(self):
         if self.optimizer == "adam":
             return adam(self.learning_rate, eps=self.eps)
-        return rmsprop(self.learning_rate, decay=0.95, eps=self.eps, eps_inside=True, centred=True, momentum=0.95)
+        # "gradient momentum" (2015) is the decay of the mean gradient, which centring takes off: steps have none
+        return rmsprop(self.learning_rate, decay=0.95, eps=self.eps, eps_inside=True, centred=True)
 
     def init(self, key, spec):
         params = self.network.init(key, spec, self.head)

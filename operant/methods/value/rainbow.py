@@ -40,9 +40,11 @@ class Rainbow(DQN):
     )
 
     presets: ClassVar[dict] = {
+        "CartPole-v1": {**DQN.presets["classic_control"], "head.v_min": 0.0, "head.v_max": 100.0},
         "classic_control": {
             **DQN.presets["classic_control"],
-            "head.v_min": 0.0,
+            "source": "DQN's; a point a step for ever, paid or charged, is worth 100 or -100 at this discount",
+            "head.v_min": -100.0,
             "head.v_max": 100.0,
         },
         "minatar": {
@@ -52,10 +54,9 @@ class Rainbow(DQN):
             "head.v_max": 20.0,
         },
         "atari": {
-            "source": "Hessel et al. 2018, table 1 (one environment there, eight here, as many updates a step)",
             **DQN.presets["atari"],
-            "learning_rate": 6.25e-5,
-            "target_period": 8_000,
-            "memory.learning_starts": 20_000,
+            "source": "Hessel et al. 2018, table 1 (one environment there, eight here, as many updates a step)",
+            "evaluation_epsilon": 0.0,
+            "exploration.end": 0.0,  # the noise of the network explores
         },
     }
