@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from operant import envs
-from operant.envs import envpool
+from operant.envs import envpool, wrappers
 from operant.envs.base import Host
 from operant.errors import UserError
 from operant.types import Discrete, to_native
@@ -140,6 +140,15 @@ def test_atari_options():
         envs.make("Game2048-v1", 1, time_limit=5)
     with pytest.raises(UserError, match="seed"):
         envs.make("Pong-v5", 1, [-1])
+
+
+def test_every_wrapper_is_at_hand():
+    values = {"reward_clip": True, "sticky": 0.1, "previous_action_reward": True}
+    for name in ("Hopper-v4", "Pong-v5"):
+        for option in wrappers.OPTIONS:
+            env = envs.make(name, 1, **{option: values.get(option, 2)})
+            assert env.spec.num_envs == 1
+            env.close()
 
 
 def test_rewards_are_clipped_for_learning_only():

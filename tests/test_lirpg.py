@@ -341,6 +341,7 @@ def test_other_bases_are_refused(base):
         ("Pendulum-v1", {"time_limit": 7}),
         ("gym:CartPole-v1", {}),
         ("operant:Target-v0", {"reward_clip": True}),
+        ("Hopper-v4", {"time_limit": 13, "reward_clip": True}),
     ],
 )
 def test_delayed_rewards_are_paid_every_few_steps_and_where_an_episode_ends(name: str, options: dict):
@@ -360,12 +361,13 @@ def test_delayed_rewards_are_paid_every_few_steps_and_where_an_episode_ends(name
             owed = 0.0 if due else owed
 
 
-def test_a_live_bonus_is_paid_for_every_step_and_not_in_the_score():
-    plain, paid = (_course(op.make("operant:Cells-v0", 4, **more)) for more in ({}, {"live_bonus": 0.25}))
+@pytest.mark.parametrize("name", ["operant:Cells-v0", "Hopper-v4"])
+def test_a_live_bonus_is_paid_for_every_step_and_not_in_the_score(name: str):
+    plain, paid = (_course(op.make(name, 4, **more)) for more in ({}, {"live_bonus": 0.25}))
     np.testing.assert_allclose(paid.reward - plain.reward, np.where(plain.first, 0.0, 0.25), atol=1e-6)
     np.testing.assert_array_equal(paid.score, plain.score)
-    both = _course(op.make("operant:Cells-v0", 4, live_bonus=0.25, reward_delay=3))
-    late = _course(op.make("operant:Cells-v0", 4, reward_delay=3))
+    both = _course(op.make(name, 4, live_bonus=0.25, reward_delay=3))
+    late = _course(op.make(name, 4, reward_delay=3))
     np.testing.assert_allclose(both.reward - late.reward, np.where(plain.first, 0.0, 0.25), atol=1e-6)
 
 
@@ -379,7 +381,10 @@ def _course(env, length: int = 40):
     """The timesteps of a random policy's course: leaves [length + 1, B, ...]."""
     keys = jax.random.split(jax.random.key(0), env.num_envs)
     actions = jax.random.uniform(jax.random.key(1), (length, env.num_envs), minval=-1.0)
-    actions = 1 * (actions > 0) if isinstance(env.spec.action, Discrete) else actions[..., None]
+    if isinstance(env.spec.action, Discrete):
+        actions = 1 * (actions > 0)
+    else:
+        actions = jnp.broadcast_to(actions[..., None], (length, env.num_envs, *env.spec.action.shape))
 
     def step(state, action):
         state, timestep = env.step(state, action)

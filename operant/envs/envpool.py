@@ -75,11 +75,13 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
     config = _config(name)
     check_options(name, options, valid_options(name))
     arguments: dict[str, Any] = {}
-    atari = suite(name) == "atari"
-    frame_stack = positive("frame_stack", options.pop("frame_stack", config.get("stack_num", 1)))
-    sticky = options.pop("sticky", 0.0)
+    generic = {"reward_clip": suite(name) == "atari"}
+    generic |= {option: options.pop(option) for option in wrappers.OPTIONS if option in options}
+    frame_stack = positive("frame_stack", generic.pop("frame_stack", config.get("stack_num", 1)))
+    sticky = generic.pop("sticky", 0.0)
     if not 0.0 <= sticky < 1.0:
         raise UserError(f"sticky is {sticky}, expected a probability from 0 up to, but not including, 1.")
+    # Two that some simulators do themselves.
     if "stack_num" in config:
         arguments["stack_num"], frame_stack = frame_stack, 1
     if "repeat_action_probability" in config:
@@ -91,9 +93,6 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
         if suite(name) in _OWN_CLOCK or pool.registry.specs[name][1] in _NO_CLOCK:
             raise UserError(f"{name} keeps a clock of its own: time_limit cannot change it.")
         arguments["max_episode_steps"] = positive("time_limit", limit)
-    generic = {"frame_stack": frame_stack, "sticky": sticky}
-    generic["reward_clip"] = options.pop("reward_clip", atari)
-    generic["previous_action_reward"] = options.pop("previous_action_reward", False)
     flatten = options.pop("flatten", suite(name) == "dmc")
     life_loss = options.pop("life_loss_terminates", False)
     threads = options.pop("num_threads", min(num_envs, os.cpu_count() or 1))
@@ -101,7 +100,8 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
         if not 0 <= seed < 2**31:
             raise UserError(f"the seed {seed} is outside of EnvPool's range, 0 to 2**31 - 1.")
     arguments.update(options, num_envs=num_envs, env_seed=seeds, num_threads=positive("num_threads", threads))
-    return wrappers.wrap(EnvPool(name, arguments, flatten=flatten, life_loss_terminates=life_loss), **generic)
+    env = EnvPool(name, arguments, flatten=flatten, life_loss_terminates=life_loss)
+    return wrappers.wrap(env, frame_stack=frame_stack, sticky=sticky, **generic)
 
 
 def valid_options(name: str) -> set[str]:
