@@ -383,8 +383,38 @@ def test_an_environment_of_ones_own():
         envs.register("Pong-v5", Recall)
     with pytest.raises(UserError, match="no environment"):
         envs.make(3, 1)
-    with pytest.raises(UserError, match="num_envs=2"):
-        envs.make(envs.make("operant:Pair-v0", 2), 3)
+
+
+class Bare:
+    """A finished environment that cannot be made again."""
+
+    def __init__(self, env, host):
+        self.spec, self.num_envs, self.host = env.spec, env.num_envs, host
+        self.reset, self.step, self.close = env.reset, env.step, env.close
+
+
+def test_a_finished_environment_has_any_width():
+    for name, options in [
+        ("operant:Pair-v0", {}),
+        ("CartPole-v1", {"frame_stack": 2, "time_limit": 5, "sticky": 0.1}),
+        ("envpool:CartPole-v1", {"time_limit": 5, "reward_delay": 2}),
+        ("gym:CartPole-v1", {"time_limit": 5, "previous_action_reward": True}),
+    ]:
+        finished = envs.make(name, 2, **options)
+        for width in (2, 3):
+            env, same = envs.make(finished, width, range(width)), envs.make(name, width, range(width), **options)
+            assert env.spec == same.spec and env.spec.num_envs == width
+            assert (env is not finished) or not env.host
+            assert not leaves_differ(play(env, 12), play(same, 12))
+            env.close()
+        play(finished, 3)  # closing the other did not close it
+        finished.close()
+    inner = envs.make("CartPole-v1", 2)
+    assert envs.make(Bare(inner, False), 2).spec == inner.spec
+    with pytest.raises(UserError, match="num_envs=2.*callable"):
+        envs.make(Bare(inner, False), 3)
+    with pytest.raises(UserError, match="callable"):
+        envs.make(wrappers.ClipReward(Bare(inner, True)), 2)
 
 
 def test_describe():

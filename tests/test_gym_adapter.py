@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import gymnasium
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import operant as op
 from operant import envs
 from operant.errors import EnvironmentFailure, UserError
 from operant.types import Box, Dict, Discrete, MultiDiscrete
@@ -225,9 +227,6 @@ def test_a_crash_costs_the_batch_its_episodes():
 
 
 def test_bad_requests_are_refused():
-    with pytest.raises(UserError, match="callable"):
-        envs.make(Counter(), 2)
-    assert envs.make(Counter(), 1).spec.num_envs == 1
     with pytest.raises(UserError, match="length"):
         envs.make(Counter, 1, lenght=3)
     with pytest.raises(UserError, match="step_timeout"):
@@ -238,6 +237,68 @@ def test_bad_requests_are_refused():
     env.close()
     with pytest.raises(Exception, match="closed"):
         play(env, zeros(1, 1))
+
+
+class Locked(Counter):
+    """One that cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Halved(gymnasium.Wrapper):
+    """A wrapper that Gymnasium cannot make again: it does not say what it was made with."""
+
+    def step(self, action):
+        observation, reward, *rest = self.env.step(action)
+        return observation, reward / 2, *rest
+
+
+def test_an_instance_is_a_pattern_and_is_not_played_in():
+    instance = Counter(length=3)
+    before = dict(vars(instance))
+    env = envs.make(instance, 2, [3, 4])
+    t = play(env, zeros(6))
+    assert env.spec.name == "Counter"
+    assert t.observation[:, 0, 0].tolist() == [0, 1, 2, 3, 0, 1, 2] == t.observation[:, 1, 0].tolist()
+    assert t.observation[0, 0, 1] != t.observation[0, 1, 1]
+    assert vars(instance) == before
+    assert envs.make(Counter(length=9), 1, time_limit=4).spec.time_limit == 4
+    with pytest.raises(UserError, match="length"):
+        envs.make(instance, 1, length=4)  # it is made already
+    with pytest.raises(UserError, match="Locked.*callable") as caught:
+        envs.make(Locked(), 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_instance_with_an_id_is_made_again_from_it():
+    instance = gymnasium.wrappers.TransformReward(gymnasium.make("Pendulum-v1", max_episode_steps=6), lambda r: 2 * r)
+    env, plain = envs.make(instance, 2, [5, 9]), envs.make("gym:Pendulum-v1", 2, [5, 9], time_limit=6)
+    assert env.spec.time_limit == 6 and env.spec.name == "Pendulum-v1"
+    actions = np.zeros((6, 2, 1), np.float32)
+    t, reference = play(env, actions), play(plain, actions)
+    np.testing.assert_array_equal(t.observation, reference.observation)
+    np.testing.assert_allclose(t.reward, 2 * reference.reward, rtol=1e-6)
+    assert envs.make(instance, 1, time_limit=9).spec.time_limit == 9
+    halved = envs.make(Halved(gymnasium.make("Pendulum-v1", max_episode_steps=6)), 2, [5, 9])
+    assert halved.spec.time_limit == 6
+    np.testing.assert_allclose(play(halved, actions).reward, reference.reward / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("eval_episodes", [1, 4])
+def test_training_in_an_instance_and_in_a_finished_environment(eval_episodes: int, tmp_path):
+    instance, finished = Counter(length=3), envs.make(Counter, 2, length=3)
+    for index, (env, width) in enumerate([(instance, 1), (instance, 2), (finished, 2), (finished, 1)]):
+        agent = op.A2C(num_envs=width, rollout_length=5, network=op.A2C().network.replace(hidden=(4,)))
+        run = op.train(
+            agent, env, steps=40, chunks=2, quiet=True, run_dir=tmp_path / str(index), eval_every=1,
+            eval_episodes=eval_episodes,
+        )  # fmt: skip
+        assert run.steps >= 40 and run.curve[-1]["return_mean"] == 3
+        run.program.close()
+    assert not hasattr(instance, "time")
+    assert play(finished, zeros(4)).reward[:, 0].tolist() == [0, 1, 1, 1, 0]  # still open, and where it was
 
 
 def test_registered_in_gymnasium_or_here():

@@ -30,8 +30,9 @@ class Environment(Protocol):
     `reset(keys)` begins new episodes. Functional environments take all their randomness from `keys`, one for each
     environment. Host environments were seeded when they were made, and go on with their own generators.
     An environment whose attribute `tasks` is true also takes `reset(keys, task_keys)`, one key for the task of each.
-    Optional: `everywhere(task_key) -> (observation [H, W, ...], open [H, W]) | None`, as in `World`, and
-    `best_return(task_key) -> float | None`, the best expected return of an episode.
+    Optional: `everywhere(task_key) -> (observation [H, W, ...], open [H, W]) | None`, as in `World`,
+    `best_return(task_key) -> float | None`, the best expected return of an episode, and
+    `remake(num_envs, seeds) -> Environment`, another one like it, of any width, whose episodes are its own.
     """
 
     spec: Spec
@@ -212,6 +213,9 @@ class Batched:
     def _mask(self, world: PyTree) -> PyTree:
         return jax.vmap(self.world.action_mask)(world) if self.spec.action_mask else None
 
+    def remake(self, num_envs: int, seeds: list[int]) -> Batched:
+        return dataclasses.replace(self, spec=self.spec.replace(num_envs=num_envs))
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -244,6 +248,18 @@ def positive(what: str, value: Any) -> int:
     if isinstance(value, bool) or int(value) != value or value < 1:
         raise UserError(f"{what} is {value!r}, expected a whole number above 0.")
     return int(value)
+
+
+def remake(env: Environment, num_envs: int, seeds: list[int]) -> Environment:
+    """An environment like `env`, and never the same simulators; UserError if there is no way to make one."""
+    if hasattr(env, "remake"):
+        return env.remake(num_envs, seeds)
+    if env.host or env.num_envs != num_envs:
+        raise UserError(
+            f"{env.spec.name} was made with num_envs={env.num_envs}, and has no `remake` to make another one with "
+            f"{num_envs}: hand over a callable (num_envs, seeds) that returns one."
+        )
+    return env
 
 
 def check_keys(keys: Array, num_envs: int) -> None:

@@ -95,12 +95,9 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
         arguments["max_episode_steps"] = positive("time_limit", limit)
     flatten = options.pop("flatten", suite(name) == "dmc")
     life_loss = options.pop("life_loss_terminates", False)
-    threads = options.pop("num_threads", min(num_envs, os.cpu_count() or 1))
-    for seed in seeds:
-        if not 0 <= seed < 2**31:
-            raise UserError(f"the seed {seed} is outside of EnvPool's range, 0 to 2**31 - 1.")
-    arguments.update(options, num_envs=num_envs, env_seed=seeds, num_threads=positive("num_threads", threads))
-    env = EnvPool(name, arguments, flatten=flatten, life_loss_terminates=life_loss)
+    if "num_threads" in options:
+        options["num_threads"] = positive("num_threads", options["num_threads"])
+    env = EnvPool(name, num_envs, seeds, {**arguments, **options}, flatten=flatten, life_loss_terminates=life_loss)
     return wrappers.wrap(env, frame_stack=frame_stack, sticky=sticky, **generic)
 
 
@@ -135,12 +132,26 @@ class EnvPool:
 
     host = True
 
-    def __init__(self, name: str, arguments: dict[str, Any], *, flatten: bool, life_loss_terminates: bool):
+    def __init__(
+        self,
+        name: str,
+        num_envs: int,
+        seeds: list[int],
+        arguments: dict[str, Any],
+        *,
+        flatten: bool,
+        life_loss_terminates: bool,
+    ):
         from envpool.python.xla_template import make_xla
 
-        _spec(name, {k: v for k, v in arguments.items() if k != "env_seed"})  # fails with a clear error
+        for seed in seeds:
+            if not 0 <= seed < 2**31:
+                raise UserError(f"the seed {seed} is outside of EnvPool's range, 0 to 2**31 - 1.")
+        self._made_with = (name, arguments, {"flatten": flatten, "life_loss_terminates": life_loss_terminates})
+        arguments = {"num_threads": min(num_envs, os.cpu_count() or 1), **arguments, "num_envs": num_envs}
+        _spec(name, arguments)  # fails with a clear error
         try:
-            self._pool = _import().make_gymnasium(name, **arguments)
+            self._pool = _import().make_gymnasium(name, env_seed=list(seeds), **arguments)
         except RuntimeError as error:
             raise UserError(f"EnvPool cannot make {name}: {' '.join(str(error).split())}") from error
         self._layout = _Layout(self._pool.spec, flatten)
@@ -219,6 +230,11 @@ class EnvPool:
     def _open(self) -> None:
         if self._closed:
             raise UserError(f"{self.spec.name} was closed: make it again.")
+
+    def remake(self, num_envs: int, seeds: list[int]) -> Environment:
+        """Another pool of the same simulators."""
+        name, arguments, structure = self._made_with
+        return EnvPool(name, num_envs, seeds, arguments, **structure)
 
     def close(self) -> None:
         """No new call can be traced after this. (Freeing the pool at once would pull memory from compiled calls.)"""

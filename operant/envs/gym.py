@@ -9,6 +9,7 @@ takes its worker process down, costs the whole batch its episodes: all are made 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 import multiprocessing
@@ -21,6 +22,7 @@ import gymnasium
 import jax
 import jax.experimental
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from jaxtyping import Array, Key
 
@@ -45,7 +47,9 @@ _OPTIONS = ("asynchronous", "max_failures", "step_timeout", "time_limit")
 
 
 def make(name: Any, num_envs: int, seeds: list[int], *, label: str = "", **options: Any) -> Environment:
-    """A batch of Gymnasium environments: a registered id, a class or callable that returns one, or (alone) an instance.
+    """A batch of Gymnasium environments: a registered id, a class or callable that returns one, or an instance.
+
+    An instance is a pattern: it is made again from its registered id, or copied, and not played in itself.
 
     time_limit    steps, instead of the registered limit
     asynchronous  each environment in a process of its own (False)
@@ -56,41 +60,75 @@ def make(name: Any, num_envs: int, seeds: list[int], *, label: str = "", **optio
     own = {option: options.pop(option) for option in _OPTIONS if option in options}
     generic = {option: options.pop(option) for option in wrappers.OPTIONS if option in options}
     limit = own.pop("time_limit", None)
-    build, known_limit = _builder(name, options, None if limit is None else positive("time_limit", limit), num_envs)
-    title = label or (name if isinstance(name, str) else getattr(name, "__name__", type(name).__name__))
-    return wrappers.wrap(Gym(title, build, num_envs, seeds, time_limit=limit or known_limit, **own), **generic)
+    build, limit = _builder(name, options, None if limit is None else positive("time_limit", limit))
+    return wrappers.wrap(Gym(label or _title(name), build, num_envs, seeds, time_limit=limit, **own), **generic)
 
 
-def _builder(
-    thing: Any, options: dict[str, Any], limit: int | None, num_envs: int
-) -> tuple[Callable[[], gymnasium.Env], int | None]:
-    """A function that makes one environment, and its registered time limit."""
+def _title(thing: Any) -> str:
+    if isinstance(thing, gymnasium.Env):
+        return thing.spec.id if thing.spec is not None else type(thing.unwrapped).__name__
+    return thing if isinstance(thing, str) else getattr(thing, "__name__", type(thing).__name__)
+
+
+def _builder(thing: Any, options: dict[str, Any], limit: int | None) -> tuple[Callable[[], gymnasium.Env], int | None]:
+    """A function that makes one environment, and the time limit: `limit`, or the registered one."""
     if isinstance(thing, str):
         try:
             registered = gymnasium.spec(thing)
         except (gymnasium.error.Error, ImportError) as error:
             raise UserError(f"Gymnasium cannot make {thing!r}: {error}") from error
-        known = {} if limit is None else {"max_episode_steps": limit}
-        # The entry itself, not its name: worker processes have not run the code that registered it.
-        build = functools.partial(gymnasium.make, registered, disable_env_checker=True, **known, **options)
-        return build, registered.max_episode_steps
+        return _from_entry(registered, options, limit)
     if isinstance(thing, gymnasium.Env):
-        if num_envs != 1 or options:
-            raise UserError("one Gymnasium instance is one environment: hand over a callable that returns a new one.")
-        build = functools.partial(_same, thing)
-    else:
-        if inspect.isclass(thing):
-            takes = inspect.signature(thing).parameters
-            if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-                check_options(thing.__name__, options, (*takes, *_OPTIONS, *wrappers.OPTIONS))
-        build = functools.partial(thing, **options)
-    if limit is not None:
-        build = functools.partial(_limited, build, limit)
-    return build, None
+        return _after(thing, options, limit)
+    if inspect.isclass(thing):
+        takes = inspect.signature(thing).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            check_options(thing.__name__, options, (*takes, *_OPTIONS, *wrappers.OPTIONS))
+    elif not callable(thing):
+        raise UserError(f"{type(thing).__name__} is no gymnasium.Env: hand over a callable that returns one.")
+    build = functools.partial(thing, **options)
+    return build if limit is None else functools.partial(_limited, build, limit), limit
 
 
-def _same(env: gymnasium.Env) -> gymnasium.Env:
-    return env
+def _from_entry(
+    entry: EnvSpec, options: dict[str, Any], limit: int | None
+) -> tuple[Callable[[], gymnasium.Env], int | None]:
+    """`_builder` for an entry of Gymnasium's registry."""
+    known = {} if limit is None else {"max_episode_steps": limit}
+    # The entry itself, not its name: worker processes have not run the code that registered it.
+    build = functools.partial(gymnasium.make, entry, disable_env_checker=True, **known, **options)
+    return build, limit or entry.max_episode_steps
+
+
+def _after(
+    pattern: gymnasium.Env, options: dict[str, Any], limit: int | None
+) -> tuple[Callable[[], gymnasium.Env], int | None]:
+    """`_builder` for an instance: from its registered entry with the same wrappers, or else from a copy."""
+    name, entry, reason = _title(pattern), pattern.spec, ""
+    if entry is not None:
+        build, limit_there = _from_entry(entry, options, limit)
+        try:
+            with contextlib.closing(build()) as made:
+                if (made.observation_space, made.action_space) == (pattern.observation_space, pattern.action_space):
+                    return build, limit_there
+        except Exception as error:  # such as a wrapper that does not say what it was made with
+            reason = f" ({' '.join(str(error).split())})"
+    if options:
+        raise UserError(
+            f"{name} is made already, and cannot be given {', '.join(options)}{reason}: hand over its class."
+        )
+    try:
+        kept = copy.deepcopy(pattern)  # whoever handed it over may go on with it
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{name} cannot be copied ({reason}): hand over its class, or a callable that returns a new one."
+        ) from error
+    build = functools.partial(copy.deepcopy, kept)
+    there = None if entry is None else entry.max_episode_steps
+    if limit is None:
+        return build, there
+    return functools.partial(_limited, build, limit), limit if there is None else min(limit, there)
 
 
 def _limited(build: Callable[[], gymnasium.Env], limit: int) -> gymnasium.Env:
@@ -120,6 +158,12 @@ class Gym:
     ):
         if step_timeout <= 0 or max_failures < 0:
             raise UserError(f"expected step_timeout > 0 and max_failures >= 0, got {step_timeout} and {max_failures}.")
+        self._structure = {
+            "time_limit": time_limit,
+            "asynchronous": asynchronous,
+            "step_timeout": step_timeout,
+            "max_failures": max_failures,
+        }
         self.num_envs, self.failures, self.error = num_envs, 0, None
         self._name, self._build, self._seeds, self._asynchronous = name, build, list(seeds), asynchronous
         self._step_timeout, self._max_failures = step_timeout, max_failures
@@ -293,6 +337,10 @@ class Gym:
             for pipe in vector.parent_pipes:
                 with contextlib.suppress(OSError):  # it may have been closed by the crash
                     pipe.close()
+
+    def remake(self, num_envs: int, seeds: list[int]) -> Environment:
+        """Another batch of the same environments."""
+        return Gym(self._name, self._build, num_envs, seeds, **self._structure)
 
     def close(self) -> None:
         """Close the environments; worker processes end."""

@@ -97,7 +97,8 @@ def register(name: str, factory: Any, **options: Any) -> None:
 def make(name: Any, num_envs: int, seeds: Sequence[int] | None = None, **options: Any) -> Environment:
     """A batch of `num_envs` environments.
 
-    name     a name, or anything that `register` takes, or a finished `Environment`
+    name     a name, anything that `register` takes, or a finished `Environment` or a Gymnasium environment (an
+             instance), which is a pattern that more are made after, and is not played in
     seeds    one int for each environment (0, 1, 2, ... by default): host environments draw from these, functional ones
              from the keys given to `reset`
     options  of the adapter, and for every environment: time_limit, frame_stack, reward_clip, sticky,
@@ -179,9 +180,12 @@ def _make_object(thing: Any, num_envs: int, seeds: list[int], label: str, **opti
         return _adapter("operant").from_world(thing, num_envs, label, **options)
     finished = all(hasattr(thing, part) for part in ("spec", "num_envs", "host", "reset", "step"))
     if finished and not inspect.isclass(thing):
-        return _finished(thing, num_envs, **options)
+        return _finished(thing, num_envs, seeds, **options)
     if isinstance(thing, Callable) and not inspect.isclass(thing) and "num_envs" in _parameters(thing):
-        return _finished(thing(num_envs=num_envs, seeds=seeds, **options), num_envs)
+        env = thing(num_envs=num_envs, seeds=seeds, **options)
+        if env.num_envs != num_envs:
+            raise UserError(f"{env.spec.name} came with num_envs={env.num_envs}, but {num_envs} were asked for.")
+        return env
     if callable(thing) or hasattr(thing, "observation_space"):
         return _adapter("gym").make(thing, num_envs, seeds, label=label, **options)
     raise UserError(
@@ -197,14 +201,13 @@ def _parameters(function: Callable) -> set[str]:
         return set()
 
 
-def _finished(env: Environment, num_envs: int, **options: Any) -> Environment:
-    if env.num_envs != num_envs:
-        raise UserError(f"the environment was made with num_envs={env.num_envs}, but {num_envs} are asked for.")
-    if not options:
-        return env
+def _finished(env: Environment, num_envs: int, seeds: list[int], **options: Any) -> Environment:
     from operant.envs import wrappers
+    from operant.envs.base import remake
     from operant.errors import check_options
 
+    # Another one even of the same width: training and evaluation must not play, or close, each other's episodes.
+    env = remake(env, num_envs, seeds)
     check_options(env.spec.name, options, (*wrappers.OPTIONS, "time_limit"))
     limit = options.pop("time_limit", None)
     return wrappers.wrap(env if limit is None else wrappers.TimeLimit(env, limit), **options)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from operant.envs.base import Environment, clear, conform, positive, select
+from operant.envs.base import Environment, clear, conform, positive, remake, select
 from operant.errors import UserError
 from operant.types import Box, Dict, PyTree, Space, Spec, Timestep, struct
 
@@ -93,6 +93,10 @@ class _Around:
         """That of the environment within, if it is known."""
         env: Any = self.env
         return env.best_return(task_key) if hasattr(env, "best_return") else None
+
+    def remake(self, num_envs: int, seeds: list[int]) -> Environment:
+        around: Any = self  # every wrapper is a dataclass
+        return dataclasses.replace(around, env=remake(self.env, num_envs, seeds))
 
     def close(self) -> None:
         self.env.close()
