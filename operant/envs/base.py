@@ -8,6 +8,7 @@ observation of the next episode (`first`, reward 0, discount 1).  Both functions
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -32,7 +33,8 @@ class Environment(Protocol):
     An environment whose attribute `tasks` is true also takes `reset(keys, task_keys)`, one key for the task of each.
     Optional: `everywhere(task_key) -> (observation [H, W, ...], open [H, W]) | None`, as in `World`,
     `best_return(task_key) -> float | None`, the best expected return of an episode, and
-    `remake(num_envs, seeds) -> Environment`, another one like it, of any width, whose episodes are its own.
+    `remake(num_envs, seeds) -> Environment`, another one like it, of any width, whose episodes are its own. One around
+    another library's environments has `native`, how that library puts observations and actions.
     """
 
     spec: Spec
@@ -56,6 +58,21 @@ class Host:
 
     handle: Array
     memory: PyTree = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Native:
+    """Observations and actions as the library behind an environment has them, where an agent sees others.
+
+    example  one observation of that library: arrays, in dictionaries and tuples; None where agents are shown more than
+             one observation, and no conversion of one gives what they see
+    observe  that library's observations [B, ...] -> the agent's
+    act      actions [B, ...], in the units of `spec.action` (`to_native`) -> that library's
+    """
+
+    example: PyTree
+    observe: Callable[[Any], PyTree]
+    act: Callable[[Any], Any]
 
 
 class World(Protocol):

@@ -24,6 +24,7 @@ from operant.envs import wrappers
 from operant.envs.base import (
     Environment,
     Host,
+    Native,
     box,
     channels_first,
     check_keys,
@@ -231,6 +232,12 @@ class EnvPool:
         if self._closed:
             raise UserError(f"{self.spec.name} was closed: make it again.")
 
+    @property
+    def native(self) -> Native:
+        """Observations and actions as EnvPool's own `step` has them."""
+        layout = self._layout
+        return Native(example=layout.example(), observe=layout.observe_native, act=layout.act_native)
+
     def remake(self, num_envs: int, seeds: list[int]) -> Environment:
         """Another pool of the same simulators."""
         name, arguments, structure = self._made_with
@@ -297,6 +304,26 @@ class _Layout:
         if self.flatten:
             return jnp.concatenate([x.reshape(x.shape[0], -1) for x in parts.values()], -1)
         return parts
+
+    def example(self) -> PyTree:
+        """One observation as EnvPool itself gives it: zeros."""
+        state = self.pool_spec.state_array_spec
+        parts = {key.removeprefix("obs:"): np.zeros(_shape(state[key]), state[key].dtype) for key in self.observed}
+        return parts["obs"] if self.observed == ["obs"] else parts
+
+    def observe_native(self, observation: PyTree) -> PyTree:
+        """EnvPool's own observations [B, ...] as the agent's."""
+        if self.observed == ["obs"]:
+            observation = {"obs": observation}
+        out = {key: jnp.asarray(observation[key.removeprefix("obs:")]) for key in self.observed}
+        return jax.device_get(self.observe(out))
+
+    def act_native(self, action: Any) -> np.ndarray:
+        """Actions in the units of the spec, as EnvPool's own `step` takes them."""
+        declared = self.actions["action"]
+        native = np.asarray(self.native_action(action), declared.dtype)
+        low, high = _bounds(declared)  # stretching in float32 may land a last bit outside of them
+        return native.clip(low, high).astype(declared.dtype) if isinstance(self.action, Box) else native
 
     def mask(self, out: dict[str, Array]) -> Array | None:
         return None if self.mask_key is None else out[self.mask_key].astype(bool)

@@ -24,12 +24,14 @@ import jax.experimental
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import create_empty_array
 from jaxtyping import Array, Key
 
 from operant.envs import wrappers
 from operant.envs.base import (
     Environment,
     Host,
+    Native,
     box,
     channels_first,
     check_keys,
@@ -337,6 +339,16 @@ class Gym:
             for pipe in vector.parent_pipes:
                 with contextlib.suppress(OSError):  # it may have been closed by the crash
                     pipe.close()
+
+    @property
+    def native(self) -> Native:
+        """Gymnasium's own observations and actions."""
+        example = create_empty_array(self._observation, n=1)
+        return Native(
+            example=jax.tree.map(lambda x: x[0], example),
+            observe=functools.partial(_observe, space=self._observation),
+            act=functools.partial(_native, space=self._action),
+        )
 
     def remake(self, num_envs: int, seeds: list[int]) -> Environment:
         """Another batch of the same environments."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from operant.envs.base import Environment, clear, conform, positive, remake, select
+from operant.envs.base import Environment, Native, clear, conform, positive, remake, select
 from operant.errors import UserError
 from operant.types import Box, Dict, PyTree, Space, Spec, Timestep, struct
 
@@ -80,6 +80,10 @@ class _Around:
     def tasks(self) -> bool:
         return getattr(self.env, "tasks", False)
 
+    @property
+    def native(self) -> Native | None:
+        return getattr(self.env, "native", None)
+
     def _begin(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None) -> tuple[PyTree, Timestep]:
         env: Any = self.env  # only one with tasks takes their keys
         return env.reset(keys) if task_keys is None else env.reset(keys, task_keys)
@@ -128,6 +132,11 @@ class FrameStack(_Around):
         # of frames that are stacks themselves a memory could not keep the newest alone
         stack = self.n if space.stack == 1 else 1
         return Box(shape, space.dtype, repeat(space.low), repeat(space.high), stack)
+
+    @property
+    def native(self) -> Native | None:
+        inner = super().native
+        return inner and dataclasses.replace(inner, example=None)
 
     def _refill(self, observation: PyTree) -> PyTree:
         return jax.tree.map(lambda x: jnp.concatenate([x] * self.n, -1), observation)
@@ -311,6 +320,11 @@ class PreviousActionReward(_Around):
         spec = self.env.spec
         items = (("observation", spec.observation), ("previous_action", spec.action), ("previous_reward", Box(())))
         return spec.replace(observation=Dict(items))
+
+    @property
+    def native(self) -> Native | None:
+        inner = super().native
+        return inner and dataclasses.replace(inner, example=None)
 
     def everywhere(self, task_key: Key[Array, ""]) -> None:
         """None: a cell alone does not say with what action and reward it was arrived at."""

@@ -75,7 +75,12 @@ class Run:
         self.program.check_playable()
         pick = lambda tree: jax.tree.map(lambda x: x[lane], tree)  # noqa: E731
         return Policy(
-            pick(self.state.agent), pick(self.state.state), self.program.spec, seed=lane, stochastic=stochastic
+            pick(self.state.agent),
+            pick(self.state.state),
+            self.program.spec,
+            env=self.program.env,
+            seed=lane,
+            stochastic=stochastic,
         )
 
     def diagnose(self) -> list[str]:
