@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 import operant as op
 from operant import envs
 from operant.errors import EnvironmentFailure, UserError
+from operant.run.policy import Policy
 from operant.types import Box, Dict, Discrete, MultiDiscrete
 
 
@@ -172,6 +174,72 @@ def test_action_masks():
     t = play(env, zeros(5))
     assert env.spec.action_mask
     assert t.action_mask[:, 0].tolist() == [[True, bool(x % 2)] for x in (0, 1, 2, 3, 0, 1)]
+
+
+class PartMasks(Counter):
+    """Masks for an action of two parts, in the form that is asked for."""
+
+    def __init__(self, form, nvec=(2, 3)):
+        super().__init__(length=3)
+        self.form, self.action_space = form, gymnasium.spaces.MultiDiscrete(nvec)
+
+    def reset(self, *, seed=None, options=None):
+        observation, _ = super().reset(seed=seed)
+        return observation, {"action_mask": self.form(self.time % 2)}
+
+    def step(self, action):
+        observation, *rest, _ = super().step(5)
+        return observation, *rest, {"action_mask": self.form(self.time % 2)}
+
+
+PART_MASKS = {
+    "side by side": (lambda odd: np.array([1, odd, 0, 1, odd], np.int8), (2, 3)),
+    "tuple": (lambda odd: (np.array([1, odd], np.int8), np.array([0, 1, odd], np.int8)), (2, 3)),
+    "list": (lambda odd: [[1, odd], [0, 1, odd]], (2, 3)),
+    "rows": (lambda odd: np.array([[1, odd, 1], [0, 1, odd]], bool), (3, 3)),
+}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("form", PART_MASKS)
+def test_masks_of_actions_with_parts(form: str, asynchronous: bool):
+    give, nvec = PART_MASKS[form]
+    if asynchronous and form != "tuple":
+        return
+    env = envs.make(functools.partial(PartMasks, give, nvec), 2, asynchronous=asynchronous)
+    assert env.spec.action_mask and env.spec.action == MultiDiscrete(nvec)
+    t = play(env, np.zeros((5, 2, 2), np.int32))
+    flat = [np.concatenate([np.ravel(part) for part in give(odd)] if form != "side by side" else [give(odd)])
+            for odd in (0, 1, 0, 1, 0, 1)]  # fmt: skip
+    np.testing.assert_array_equal(t.action_mask, np.stack([flat, flat], 1).astype(bool))
+    agent = op.A2C(num_envs=1, network=op.A2C().network.replace(hidden=(4,)))
+    policy = Policy(agent, agent.init(jax.random.key(0), env.spec), env.spec, env=env, stochastic=True)
+    for _ in range(5):
+        chosen = policy(np.zeros(2), action_mask=give(0))
+        assert flat[0][chosen[0]] and flat[0][nvec[0] + chosen[1]]
+    assert policy(np.zeros((2, 2)), action_mask=np.stack([flat[0]] * 2)).shape == (2, 2)
+    with pytest.raises(UserError, match=r"shape \(4,\)"):
+        policy(np.zeros(2), action_mask=np.ones(4))
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shape"),
+    [(np.ones(4), r"\(4,\)"), (np.ones((2, 3)), r"\(2, 3\)"), ((np.ones(3), np.ones(2)), r"\(\(3,\), \(2,\)\)")],
+)
+def test_masks_of_another_shape_are_refused(wrong, shape: str):
+    with pytest.raises(UserError, match=f"mask of shape {shape}; expected 5 flags.*of 2, 3"):
+        envs.make(lambda: PartMasks(lambda odd: wrong), 2)
+    one = gymnasium.spaces.Discrete(2)
+
+    class Narrow(Masks):
+        action_space = one
+
+        def _info(self):
+            return {"action_mask": np.ones(1, np.int8)}
+
+    with pytest.raises(UserError, match=r"mask of shape \(1,\)"):
+        envs.make(Narrow, 1)
 
 
 def test_a_raising_environment_is_made_again_and_the_others_go_on():

@@ -279,6 +279,30 @@ def remake(env: Environment, num_envs: int, seeds: list[int]) -> Environment:
     return env
 
 
+def allowed(mask: Any, space: Space, whose: str) -> np.ndarray:
+    """One mask over actions as flags [A], the choices of all parts side by side; UserError if it has another shape.
+
+    mask  such flags, or one row of them for each part: an array [parts, n], or a tuple or list of [n_i]
+    """
+    if not isinstance(space, (Discrete, MultiDiscrete)):
+        raise UserError(f"{whose} has an action mask, but its actions are {describe(space)}: only choices are masked.")
+    sizes = (space.n,) if isinstance(space, Discrete) else space.nvec
+    rows = tuple((n,) for n in sizes)
+    shape: Any
+    if isinstance(mask, (tuple, list)) and any(np.ndim(part) for part in mask):
+        shape = tuple(np.shape(part) for part in mask)
+        if shape == rows:
+            return np.concatenate([np.asarray(part, bool) for part in mask])
+    else:
+        mask = np.asarray(mask)
+        shape = mask.shape
+        alike = len(set(sizes)) == 1 and shape[-1:] == rows[0] and mask.size == sum(sizes)
+        if shape == (sum(sizes),) or alike:
+            return mask.astype(bool).ravel()
+    parts = f" or a row for each part, of {', '.join(map(str, sizes))}" if len(sizes) > 1 else ""
+    raise UserError(f"{whose} has an action mask of shape {shape}; expected {sum(sizes)} flags{parts}.")
+
+
 def check_keys(keys: Array, num_envs: int) -> None:
     """Raise UserError unless `keys` holds one JAX key for each environment."""
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != (num_envs,):

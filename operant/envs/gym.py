@@ -32,6 +32,7 @@ from operant.envs.base import (
     Environment,
     Host,
     Native,
+    allowed,
     box,
     channels_first,
     check_keys,
@@ -175,13 +176,13 @@ class Gym:
         self._thread = _Thread()
         observation, info = self._start_or_refuse()
         self._observation, self._action = self._vector.single_observation_space, self._vector.single_action_space
-        mask = "action_mask" in info and isinstance(self._action, gymnasium.spaces.Discrete)
+        action = _space(self._action, acting=True)
         self.spec = Spec(
             observation=_space(self._observation),
-            action=_space(self._action, acting=True),
+            action=action,
             num_envs=num_envs,
             time_limit=time_limit,
-            action_mask=mask,
+            action_mask="action_mask" in info and isinstance(action, (Discrete, MultiDiscrete)),
             name=name,
         )
         self._fresh: Any = (observation, info)
@@ -250,12 +251,6 @@ class Gym:
 
     def _pack(self, observation, reward, terminated, truncated, first, info) -> dict[str, Any]:
         self._calls += 1
-        mask = None
-        if self.spec.action_mask:
-            mask = np.ones((self.num_envs, self.spec.action.n), bool)
-            if "action_mask" in info:
-                given = np.asarray(info.get("_action_mask", np.ones(self.num_envs, bool)))
-                mask[given] = np.stack([np.asarray(m, bool) for m in info["action_mask"][given]])
         return {
             "handle": np.int32(self._calls % 2**31),
             "observation": _observe(observation, self._observation),
@@ -263,8 +258,16 @@ class Gym:
             "terminated": np.asarray(terminated, bool),
             "truncated": np.asarray(truncated, bool),
             "first": np.asarray(first, bool),
-            "action_mask": mask,
+            "action_mask": self._mask(info) if self.spec.action_mask else None,
         }
+
+    def _mask(self, info: dict[str, Any]) -> np.ndarray:
+        """Which actions are allowed [B, A]; all are where an environment does not say."""
+        space = self.spec.action
+        mask = np.ones((self.num_envs, space.n if isinstance(space, Discrete) else sum(space.nvec)), bool)
+        for i in np.flatnonzero(info["_action_mask"]) if "action_mask" in info else ():
+            mask[i] = allowed(info["action_mask"][i], space, self._name)
+        return mask
 
     # -------------------------------------------------------------------------------------------------- failures
     def _count(self, info: dict[str, Any]) -> np.ndarray:

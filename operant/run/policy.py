@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from operant.envs.base import Native
+from operant.envs.base import Native, allowed
 from operant.errors import UserError
 from operant.types import Dict, Discrete, Space, Spec, Timestep, to_native, zeros
 
@@ -61,8 +61,9 @@ class Policy:
             self._previous = zeros(self.spec.action, (size,))
         if self.spec.action_mask and action_mask is None:
             raise UserError("this policy was trained with action masks: call policy(observation, action_mask=mask)")
-        if action_mask is not None and not batched:
-            action_mask = np.asarray(action_mask)[None]
+        if action_mask is not None:
+            masks = action_mask if batched else [action_mask]
+            action_mask = np.stack([allowed(mask, self.spec.action, "the policy's caller") for mask in masks])
         none = jnp.zeros(size)
         timestep = Timestep(
             observation=self._cast(batch, self.spec.observation),
