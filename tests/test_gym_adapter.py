@@ -157,6 +157,35 @@ def test_spaces_of_all_kinds():
         envs.make(Words, 1)
 
 
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (gymnasium.spaces.Box(0, 1, (6, 6, 4), np.uint8), Box((6, 6, 4), "uint8", 0.0, 1.0)),
+        (gymnasium.spaces.Box(0, 1, (4, 6, 6), np.uint8), Box((6, 6, 4), "uint8", 0.0, 1.0)),
+        (gymnasium.spaces.Box(2, 9, (5,), np.uint8), Box((5,), "uint8", 2.0, 9.0)),
+        (gymnasium.spaces.Box(0, 255, (5,), np.uint8), Box((5,), "uint8", 0.0, 255.0)),
+        (
+            gymnasium.spaces.Box(0, np.arange(18, dtype=np.uint8).reshape(2, 3, 3), (2, 3, 3), np.uint8),
+            Box((3, 3, 2), "uint8", 0.0, tuple(float(c * 9 + i) for i in range(9) for c in range(2))),
+        ),
+    ],
+)
+def test_bytes_keep_their_bounds(space: gymnasium.Space, expected: Box):
+    class Bytes(Counter):
+        observation_space = space
+
+        def reset(self, *, seed=None, options=None):
+            return space.high, {}
+
+    env = envs.make(Bytes, 1)
+    assert env.spec.observation == expected
+    _, timestep = env.reset(jax.random.split(jax.random.key(0), 1))
+    assert timestep.observation.dtype == np.uint8
+    np.testing.assert_array_equal(np.ravel(timestep.observation), np.broadcast_to(expected.high, space.shape).ravel()
+                                  if np.ndim(expected.high) == 0 else expected.high)  # fmt: skip
+    env.close()
+
+
 def test_multi_discrete_actions():
     class Many(Counter):
         action_space = gymnasium.spaces.MultiDiscrete([2, 3])

@@ -43,7 +43,7 @@ from operant.envs.base import (
 )
 from operant.envs.guard import FAILED, Guarded
 from operant.errors import EnvironmentFailure, UserError, check_options
-from operant.types import Box, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, to_native
+from operant.types import Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, to_native
 
 _START_TIMEOUT = 120.0  # seconds to make and reset a batch: imports and assets take their time
 _OPTIONS = ("asynchronous", "max_failures", "step_timeout", "time_limit")
@@ -420,11 +420,10 @@ def _space(space: gymnasium.Space, acting: bool = False) -> Space:
         if acting and np.issubdtype(space.dtype, np.integer):
             low, high = space.low.astype(int).ravel(), space.high.astype(int).ravel()
             return MultiDiscrete(tuple(int(n) for n in high - low + 1))
+        low, high = space.low, space.high
         if channels_first(space.shape, space.dtype):
-            return Box((*space.shape[1:], space.shape[0]), "uint8", 0.0, 255.0)
-        if space.dtype == np.uint8:
-            return Box(space.shape, "uint8", 0.0, 255.0)
-        return box(space.shape, "float32", space.low, space.high)
+            low, high = np.moveaxis(low, 0, -1), np.moveaxis(high, 0, -1)
+        return box(low.shape, "uint8" if space.dtype == np.uint8 else "float32", low, high)
     kind = "action" if acting else "observation"
     raise UserError(f"the {kind} space {type(space).__name__} is not supported: wrap the environment to give arrays.")
 
