@@ -127,9 +127,7 @@ def test_contract(played):
     # an episode ends by termination (discount 0) or by time limit (discount 1)
     assert set(np.unique(t.discount)) <= {0.0, 1.0}
     assert np.all(t.last[t.discount == 0])
-    elapsed = np.zeros(batch, int)
-    for i in range(1, LENGTH + 1):
-        elapsed[i] = np.where(t.first[i], 0, elapsed[i - 1] + 1)
+    elapsed = steps_of_the_episode(t)
     limit = env.spec.time_limit
     if limit is not None:
         assert elapsed.max() <= limit
@@ -142,6 +140,13 @@ def test_contract(played):
     for i in range(1, LENGTH + 1):
         expected = np.where(t.first[i].reshape((WIDTH,) + (1,) * (actions.ndim - 2)), 0, actions[i - 1])
         np.testing.assert_array_equal(t.previous_action[i], expected.astype(t.previous_action.dtype))
+
+
+def steps_of_the_episode(t):
+    elapsed = np.zeros(t.first.shape, int)
+    for i in range(1, len(elapsed)):
+        elapsed[i] = np.where(t.first[i], 0, elapsed[i - 1] + 1)
+    return elapsed
 
 
 def leaves_differ(a, b):
@@ -293,8 +298,9 @@ def test_time_limit_as_a_wrapper():
     t, _ = play(env)
     assert env.spec.time_limit == 3
     assert np.array_equal(t.first[1:], t.last[:-1])
-    cut = t.last & (t.discount == 1)
-    assert cut.any() and np.array_equal(cut[3], ~t.last[2] & ~t.first[2] & t.last[3] & (t.discount[3] == 1))
+    elapsed = steps_of_the_episode(t)
+    assert np.array_equal(t.last, (elapsed == 3) | (t.discount == 0))
+    assert (elapsed[t.discount == 0] == 2).any() and (t.last & (t.discount == 1)).any()
     begins = t.observation[t.first]
     assert np.all(begins[:, :2].sum(-1) == 1)  # Cells starts in cell 0 or 1
     assert len({tuple(row) for row in begins}) == 2
