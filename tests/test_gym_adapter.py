@@ -186,6 +186,48 @@ def test_bytes_keep_their_bounds(space: gymnasium.Space, expected: Box):
     env.close()
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_tuple_is_a_dictionary_of_numbered_parts(asynchronous: bool):
+    env = envs.make("gym:Blackjack-v1", 2, [3, 4], asynchronous=asynchronous)
+    assert env.spec.observation == Dict((("0", Discrete(32)), ("1", Discrete(11)), ("2", Discrete(2))))
+    t = play(env, zeros(4))
+    for i, seed in enumerate([3, 4]):
+        hand, _ = gymnasium.make("Blackjack-v1").reset(seed=seed)
+        assert tuple(int(t.observation[part][0, i]) for part in "012") == hand
+    env.close()
+
+
+class Pairs(Counter):
+    """An image with its channels in front beside a pair of numbers."""
+
+    observation_space = gymnasium.spaces.Tuple(
+        (
+            gymnasium.spaces.Box(0, 255, (3, 8, 8), np.uint8),
+            gymnasium.spaces.Tuple((gymnasium.spaces.Discrete(3, start=1), gymnasium.spaces.Box(-1.0, 1.0, ()))),
+        )
+    )
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+
+def test_tuples_in_tuples_and_their_policy():
+    env = envs.make(Pairs, 2)
+    numbers = Dict((("0", Discrete(3)), ("1", Box((), low=-1.0, high=1.0))))
+    assert env.spec.observation == Dict((("0", Box((8, 8, 3), "uint8", 0.0, 255.0)), ("1", numbers)))
+    state, t = env.reset(jax.random.split(jax.random.key(0), 2))
+    assert t.observation["0"].shape == (2, 8, 8, 3) and set(t.observation["1"]["0"].tolist()) <= {0, 1, 2}
+    agent = op.A2C(num_envs=1, network=op.A2C().network.replace(hidden=(4,)))
+    policy = Policy(agent, agent.init(jax.random.key(0), env.spec), env.spec, env=env)
+    own = Pairs()
+    observation, _ = own.reset()
+    assert own.action_space.contains(policy(observation))
+    assert policy(jax.tree.map(lambda x: np.stack([x, x]), observation)).shape == (2,)
+    with pytest.raises(UserError, match="observation has shape"):
+        policy(observation[:1])
+    env.close()
+
+
 def test_multi_discrete_actions():
     class Many(Counter):
         action_space = gymnasium.spaces.MultiDiscrete([2, 3])

@@ -413,6 +413,8 @@ def _space(space: gymnasium.Space, acting: bool = False) -> Space:
         return MultiDiscrete((2,) * int(space.shape[0]))
     if isinstance(space, gymnasium.spaces.Dict) and not acting:
         return Dict(tuple((name, _space(sub)) for name, sub in space.spaces.items()))
+    if isinstance(space, gymnasium.spaces.Tuple) and not acting:
+        return Dict(tuple((str(i), _space(sub)) for i, sub in enumerate(space.spaces)))
     if isinstance(space, (gymnasium.spaces.MultiDiscrete, gymnasium.spaces.MultiBinary)) and not acting:
         high = space.nvec - 1.0 if isinstance(space, gymnasium.spaces.MultiDiscrete) else 1.0
         return box(space.shape, "float32", 0.0, high)
@@ -432,6 +434,8 @@ def _observe(value: Any, space: gymnasium.Space) -> PyTree:
     """A batch of native observations [B, ...] as members of `_space(space)`."""
     if isinstance(space, gymnasium.spaces.Dict):
         return {name: _observe(value[name], sub) for name, sub in space.spaces.items()}
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return {str(i): _observe(value[i], sub) for i, sub in enumerate(space.spaces)}
     if isinstance(space, gymnasium.spaces.Discrete):
         return (np.asarray(value) - space.start).astype(np.int32)
     value = np.asarray(value)
