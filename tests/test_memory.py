@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operant.errors import UserError
-from operant.memory import EpisodicReplay, PrioritizedReplay, Replay, SequenceReplay, sum_tree
+from operant.memory import EpisodicReplay, PrioritizedReplay, Replay, SequenceReplay, ring, sum_tree
 from operant.types import Batch, Box, Dict, Discrete, Spec
 
 STACK = 3
@@ -34,6 +34,11 @@ class World:
         self.frames, self.first = [self._frame(0)], [np.ones(width, bool)]
         self.action, self.reward, self.discount, self.valid = [], [], [], []
         self.over = np.zeros(width, bool)  # the episode has ended: the next row resets
+
+    def begin_anew(self) -> None:
+        """Breaks off the episodes, and begins others: where the last row led is not seen."""
+        self.valid[-1], self.first[-1] = np.zeros(self.width, np.float32), np.ones(self.width, bool)
+        self.over = np.zeros(self.width, bool)
 
     def _frame(self, row: int) -> np.ndarray:
         return (row * self.width + np.arange(self.width)).astype(np.float32)
@@ -131,6 +136,31 @@ def test_every_transition_that_is_sampled_happened(kind, seed, rollouts, shape):
         assert max(written - length, 0) <= row <= written - 1 - n_step + 1 and row + n_step <= written
         assert world.valid[row][env] == 1
         assert_window(world, batch, ticket, i, n_step, ends_only=True)
+
+
+@pytest.mark.parametrize("kind", [Replay, PrioritizedReplay, SequenceReplay])
+def test_what_is_sampled_happened_where_environments_began_anew(kind):
+    world = World(6, 3, 4, STACK)
+    length = {"length": 6, "burn_in": 1} if kind is SequenceReplay else {"n_step": 3}
+    memory = kind(capacity=144, batch_size=256, learning_starts=1, **length)
+    stored, add = fill(memory, world, 4), jax.jit(memory.add, static_argnums=2)
+    for rollouts in (1, 3):
+        world.begin_anew()
+        lane = jax.tree.map(lambda x: x[None] if x.ndim else x, stored)
+        stored = jax.tree.map(lambda x: x[0] if x.ndim else x, ring.cut(lane, [int(stored.written) - 1]))
+        for _ in range(rollouts):
+            stored = add(stored, world.collect(), world.spec)
+    batch, ticket = jax.jit(memory.sample, static_argnums=2)(stored, jax.random.key(0), world.spec)
+    for i in range(256):
+        row, env = int(ticket.rows[i]), int(ticket.envs[i])
+        if kind is not SequenceReplay:
+            assert world.valid[row][env] == 1
+            assert_window(world, batch, ticket, i, 3, ends_only=True)
+            continue
+        assert all(batch.valid[t, i] == world.valid[row + t][env] for t in range(6))
+        assert all(bool(batch.first[t, i]) == world.first[row + t][env] for t in range(7))
+    if kind is SequenceReplay:
+        assert any(row < cut < row + 5 for row in np.asarray(ticket.rows) for cut in (15, 19))
 
 
 def test_uniform_replay_draws_every_transition_equally_often():

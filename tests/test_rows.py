@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +13,10 @@ import pytest
 import operant as op
 from operant import methods
 from operant.errors import UserError
-from operant.memory import Replay, SequenceReplay
-from operant.run import rows
+from operant.memory import PrioritizedReplay, Replay, SequenceReplay
+from operant.memory.replay import Ticket
+from operant.run import checkpoint, rows
+from operant.run import run as run_module
 from operant.run.leaves import Damaged
 from operant.types import Batch, Box, Discrete, Spec
 
@@ -110,6 +113,59 @@ def test_resuming_with_a_full_memory_equals_not_stopping(tmp_path: Path, name: s
     hurt = op.resume(tmp_path / "hurt", quiet=True)
     assert "is damaged" in capsys.readouterr().err and hurt.steps >= 4_000
     assert int(hurt.state.memory.written) < int(whole.state.memory.written)
+
+
+class Marked(gymnasium.Env):
+    """Shows which of its episodes this is, by a number drawn for it, and how far it has come: episodes of 17 steps."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def seen(self):
+        return np.array([self.mark, self.time], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.mark, self.time = self.np_random.uniform(), 0
+        return self.seen(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.seen(), 1.0, self.time == 17, False, {}
+
+
+@pytest.mark.parametrize("kind", [Replay, PrioritizedReplay])
+def test_where_a_host_environment_began_anew_nothing_is_learned_that_did_not_happen(tmp_path: Path, kind, monkeypatch):
+    learner = agent("dqn").replace(memory=kind(capacity=1024, learning_starts=400, n_step=3), num_envs=4)
+    settings = {**SETTINGS, "steps": 2_000, "env": Marked, "run_dir": tmp_path / "run"}
+    op.train(learner, callback=stop_after(1), **settings)
+    first = op.resume(tmp_path / "run", env=Marked, callback=stop_after(2), quiet=True)
+    run = op.resume(tmp_path / "run", env=Marked, callback=stop_after(3), quiet=True)
+    memory, stored = run.agent.memory, run.state.memory
+    assert len(run.cuts) == 2 and run.cuts[:1] == first.cuts
+    for lane in range(2):
+        alone = jax.tree.map(lambda x, lane=lane: x[lane] if x.ndim else x, stored)
+        places = np.arange((int(stored.written) - 3) * 4)  # of all that could be drawn: the ring has not gone around
+        if kind is PrioritizedReplay:
+            places = places[np.asarray(alone.index.tree[0])[places] > 0]
+        ticket = Ticket.of(alone, jnp.asarray(places // 4), jnp.asarray(places % 4))
+        batch = memory.transitions(alone, ticket, run.program.spec)
+        valid, (mark, time) = np.asarray(batch.valid) > 0, np.moveaxis(np.asarray(batch.observation), -1, 0)
+        drawn = valid[0]
+        assert drawn.all() if kind is PrioritizedReplay else 0 < drawn.sum() < len(drawn)
+        assert (mark[0] == mark[1])[drawn].all() and np.array_equal((time[1] - time[0])[drawn], valid.sum(0)[drawn])
+
+    # what the ring holds no more is forgotten, and so is all with the memory; older checkpoints knew of none
+    for written, cuts in ((256, run.cuts), (256 + run.cuts[0], run.cuts), (257 + run.cuts[0], run.cuts[1:]), (0, [])):
+        assert run_module._cuts(stored.replace(written=np.int32(written)), run.cuts, host=False) == cuts
+    save = checkpoint.save
+    old = lambda directory, tree, header, **rest: save(  # noqa: E731
+        directory, tree, {k: v for k, v in header.items() if k != "cuts"}, **rest
+    )
+    monkeypatch.setattr(checkpoint, "save", old)
+    run_module.save(run, best=False)
+    again = op.load_run(tmp_path / "run", env=Marked, with_memory=True)
+    assert again.cuts == [int(stored.written) - 1]
 
 
 def test_the_memory_can_be_left_out(tmp_path: Path, capsys):

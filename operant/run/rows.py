@@ -7,7 +7,8 @@ and its header names the segments that together hold what the memory holds:
                                    1.npy   ...
 
 So a checkpoint of a full memory costs what was collected since the last one, not the whole.  A segment is complete or
-absent, as a checkpoint is; one that no checkpoint names any more is removed.
+absent, as a checkpoint is; one that no checkpoint names any more is removed.  What of a row is changed later (where host
+environments began anew it is no experience any more) stands in the header, and is changed again after every load.
 """
 
 from __future__ import annotations
@@ -39,10 +40,9 @@ Segments = list[dict[str, Any]]
 def save(directory: Path, memory: Stored, before: Segments) -> Segments:
     """Writes the rows that `before` (the segments of the run's last checkpoint) does not hold. Returns the segments
     that hold all of the memory. Raises UserError where the disk is full or refuses."""
-    written, length = int(memory.written), memory.rows.reward.shape[1]
-    oldest = max(written - length, 0)
-    kept = [segment for segment in before if segment["to"] > oldest and segment["to"] <= written]
-    start = max([oldest, *(segment["to"] for segment in kept)])
+    written, first = int(memory.written), oldest(memory)
+    kept = [segment for segment in before if segment["to"] > first and segment["to"] <= written]
+    start = max([first, *(segment["to"] for segment in kept)])
     if start == written:
         return kept
     name = f"{start:012d}-{written:012d}"
@@ -91,6 +91,11 @@ def remove_unused(directory: Path, used: Iterable[Segments]) -> None:
         for entry in list(os.scandir(directory)):
             if entry.name not in names and (_NAME.fullmatch(entry.name) or entry.name.startswith(_PASSING)):
                 shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def oldest(memory: Stored) -> int:
+    """The number, counted from the run's start, of the oldest row that the memory holds."""
+    return max(int(memory.written) - memory.rows.reward.shape[1], 0)
 
 
 def without_rows(memory: Stored) -> Stored:

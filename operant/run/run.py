@@ -17,6 +17,7 @@ import numpy as np
 from operant import agent as contract
 from operant.errors import UserError
 from operant.learner import RunState
+from operant.memory import Stored, ring
 from operant.methods import from_json
 from operant.run import checkpoint, rows, sweep
 from operant.run.directory import RunDirectory
@@ -42,6 +43,7 @@ class Run:
     train_seconds: float = 0.0
     interrupted: bool = False
     segments: rows.Segments | None = None  # of the replay memory, in the last checkpoint
+    cuts: list[int] = dataclasses.field(default_factory=list)  # rows of it after which host environments began anew
 
     @property
     def path(self) -> Path:
@@ -127,13 +129,17 @@ def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "lates
         )
     like = program.like()
     state, header = checkpoint.load(directory.checkpoints, _without_rows(like), which)
-    if with_memory:
+    cuts: list[int] = []
+    if with_memory and state.memory != ():
         state = _with_memory(state, like, header, directory, program)
+        cuts = _cuts(state.memory, header.get("cuts", []), program.env.host)
+        # segments are never written again: what they hold is cut after every load
+        state = state.replace(memory=ring.cut(state.memory, cuts))
     if program.env.host:  # a simulator's memory cannot be loaded: its part is that of a fresh start
         state = state.replace(stage=program.init().stage)
     state = program.place(state)
     run = Run(directory, agent, settings, program, state, lanes)
-    run.evaluations, run.segments = list(header["evaluations"]), header["rows"]
+    run.evaluations, run.segments, run.cuts = list(header["evaluations"]), header["rows"], cuts
     run.seconds, run.train_seconds = header["seconds"], header["train_seconds"]
     return run
 
@@ -146,8 +152,6 @@ def _with_memory(
     state: RunState, like: RunState, header: dict[str, Any], directory: RunDirectory, program: Program
 ) -> RunState:
     """The state with its replay memory: as the checkpoint had it, or, where that was not kept or is damaged, empty."""
-    if like.memory == ():
-        return state
     kept = like.memory.replace(index=state.memory.index, written=state.memory.written)
     try:
         if header["rows"] is None:
@@ -156,6 +160,13 @@ def _with_memory(
     except Damaged as error:
         print(f"operant: {error}; the replay memory is empty, and learning waits until it has filled", file=sys.stderr)
         return state.replace(memory=program.init().memory)
+
+
+def _cuts(memory: Stored, before: list[int], host: bool) -> list[int]:
+    """The rows of a loaded memory that its next row does not go on from: those before, and in a simulator the last."""
+    written = int(memory.written)
+    last = [written - 1] if host else []
+    return [row for row in dict.fromkeys([*before, *last]) if rows.oldest(memory) <= row < written]
 
 
 def make_program(agent: Any, env: Any, settings: Settings) -> tuple[Program, list[dict[str, Any]]]:
@@ -196,6 +207,7 @@ def save(run: Run, *, best: bool) -> None:
     run.segments = rows.save(run.directory.rows, run.state.memory, run.segments or []) if keeps else None
     header = {
         "rows": run.segments,
+        "cuts": run.cuts,
         "agent": contract.to_json(run.agent),
         "updates": int(run.state.updates),
         "steps": np.asarray(run.state.steps).tolist(),
