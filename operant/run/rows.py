@@ -7,7 +7,7 @@ and its header names the segments that together hold what the memory holds:
                                    1.npy   ...
 
 So a checkpoint of a full memory costs what was collected since the last one, not the whole.  A segment is complete or
-absent, as a checkpoint is; one that no checkpoint names any more is removed.  What of a row is changed later (where host
+absent, as a checkpoint is; one that no checkpoint names any more is removed.  What changes of a row later (where host
 environments began anew it is no experience any more) stands in the header, and is changed again after every load.
 """
 

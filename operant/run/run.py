@@ -129,9 +129,9 @@ def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "lates
         )
     like = program.like()
     state, header = checkpoint.load(directory.checkpoints, _without_rows(like), which)
-    cuts: list[int] = []
+    segments, cuts = header["rows"], []
     if with_memory and state.memory != ():
-        state = _with_memory(state, like, header, directory, program)
+        state, segments = _with_memory(state, like, header, directory, program)
         cuts = _cuts(state.memory, header.get("cuts", []), program.env.host)
         # segments are never written again: what they hold is cut after every load
         state = state.replace(memory=ring.cut(state.memory, cuts))
@@ -139,7 +139,7 @@ def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "lates
         state = state.replace(stage=program.init().stage)
     state = program.place(state)
     run = Run(directory, agent, settings, program, state, lanes)
-    run.evaluations, run.segments, run.cuts = list(header["evaluations"]), header["rows"], cuts
+    run.evaluations, run.segments, run.cuts = list(header["evaluations"]), segments, cuts
     run.seconds, run.train_seconds = header["seconds"], header["train_seconds"]
     return run
 
@@ -150,16 +150,17 @@ def _without_rows(state: RunState) -> RunState:
 
 def _with_memory(
     state: RunState, like: RunState, header: dict[str, Any], directory: RunDirectory, program: Program
-) -> RunState:
-    """The state with its replay memory: as the checkpoint had it, or, where that was not kept or is damaged, empty."""
+) -> tuple[RunState, rows.Segments | None]:
+    """The state with its replay memory, and the segments that hold it: as the checkpoint had it, or, where that was not
+    kept or is damaged, empty."""
     kept = like.memory.replace(index=state.memory.index, written=state.memory.written)
     try:
         if header["rows"] is None:
             raise Damaged("this run keeps no replay memory in its checkpoints")
-        return state.replace(memory=rows.load(directory.rows, header["rows"], kept))
+        return state.replace(memory=rows.load(directory.rows, header["rows"], kept)), header["rows"]
     except Damaged as error:
         print(f"operant: {error}; the replay memory is empty, and learning waits until it has filled", file=sys.stderr)
-        return state.replace(memory=program.init().memory)
+        return state.replace(memory=program.init().memory), None
 
 
 def _cuts(memory: Stored, before: list[int], host: bool) -> list[int]:
