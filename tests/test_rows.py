@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 
 import operant as op
@@ -18,6 +20,7 @@ from operant.memory.replay import Ticket
 from operant.run import checkpoint, rows
 from operant.run import run as run_module
 from operant.run.leaves import Damaged
+from operant.run.program import Program
 from operant.types import Batch, Box, Discrete, Spec
 
 
@@ -185,3 +188,19 @@ def test_a_memory_that_does_not_fit_is_refused_with_its_size(tmp_path: Path):
     with pytest.raises(UserError, match=r"takes [\d,.]+ GB for 1 lane.*lower --memory.capacity"):
         op.train(huge, "CartPole-v1", steps=1000, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_was_learned_is_used_without_room_for_the_memory(tmp_path: Path, monkeypatch):
+    large = methods.apply(agent("dqn"), {"memory.capacity": 100_000})
+    op.train(large, Marked, run_dir=tmp_path / "run", callback=stop_after(1), **SETTINGS)
+    monkeypatch.setattr(Program, "init", lambda self: pytest.fail("a whole run is made"))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=1 << 20))
+    run = op.load_run(tmp_path / "run", env=Marked)
+    assert run.policy(np.zeros(2, np.float32)) in (0, 1)
+    needs = run.program._compiled["stage"].memory_analysis()
+    assert needs.output_size_in_bytes + needs.temp_size_in_bytes < 1e5 < 5e6 < run.program.memory_bytes
+    with pytest.raises(UserError, match=r"takes [\d,.]+ GB for 2 lane"):
+        op.resume(tmp_path / "run", env=Marked)
+    monkeypatch.undo()
+    monkeypatch.setattr(Program, "init", lambda self: pytest.fail("a second memory is made"))
+    assert op.resume(tmp_path / "run", env=Marked, callback=stop_after(2), quiet=True).steps > run.steps

@@ -8,6 +8,7 @@ those of all (`ops.parallel`).  Nothing else in the house knows of devices.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -102,26 +103,29 @@ class Program:
         self.learner = Online(self.env, self.spec, self._local_lanes)
         self._eval_envs: dict[int, Any] = {}
         self._compiled: dict[str, Callable] = {}
-        self.memory_bytes = 0 if agent.memory is None else self._room_for_memory()
 
     @property
     def _local_lanes(self) -> int:
         return self.lanes // self.num_devices if self.mode == "lanes" else self.lanes
 
-    def _room_for_memory(self) -> int:
-        """Bytes of all lanes' replay memories. Raises UserError, before any is allocated, where they do not fit."""
-        size = size_in_bytes(self.like().memory)
+    @functools.cached_property
+    def memory_bytes(self) -> int:
+        """Bytes of all lanes' replay memories."""
+        return 0 if self.agents.memory is None else size_in_bytes(self.like().memory)
+
+    def check_room(self) -> None:
+        """Raises UserError where the replay memories, of which none is allocated yet, do not fit."""
         stats = jax.devices()[0].memory_stats() or {}  # an accelerator's own; none for a CPU
         if "bytes_limit" in stats:
             free = (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) * self.num_devices
         else:
             free = psutil.virtual_memory().available
+        size = self.memory_bytes
         if size > free:
             raise UserError(
                 f"a memory of {self.agents.memory.capacity:,} transitions takes {size / 1e9:,.1f} GB for {self.lanes} "
                 f"lane(s), and {free / 1e9:,.1f} GB are free: lower --memory.capacity or --seeds"
             )
-        return size
 
     def _host_seeds(self, width: int, stream: int = 0) -> list[int]:
         """A seed for each host environment, from (lane's seed, index): lane i among K has those it has alone."""
@@ -133,7 +137,8 @@ class Program:
         return jax.vmap(jax.random.key)(jnp.asarray(self.seeds, jnp.uint32))
 
     def init(self) -> RunState:
-        """A fresh run."""
+        """A fresh run. Raises UserError where there is no room for its memory."""
+        self.check_room()
         keys = self.keys()
         # not under shard_map: should an agent's init call LAPACK (QR, SVD), such calls can wait for each other for ever
         # where the CPU counts as several devices
@@ -144,6 +149,15 @@ class Program:
         lanes = P(AXIS) if self.mode == "lanes" else P()
         function = self._sharded(self.learner.init, (lanes, lanes, lanes), self._specs(self._local_shapes()))
         return self._compile("init", function, args, donate=())(*args)
+
+    def stage(self, agents: Any, states: PyTree) -> Stage:
+        """Where interaction stands at a fresh start of agents that have learned. No memory is made."""
+        lanes = P(AXIS) if self.mode == "lanes" else P()
+        # what becomes of the rest of a fresh run is not asked for, so the compiler leaves it out
+        begin = lambda agents, states, keys: self.learner.init(agents, states, keys).stage  # noqa: E731
+        function = self._sharded(begin, (lanes, lanes, lanes), self._specs(self._local_shapes()).stage)
+        args = (agents, states, self.keys())
+        return self._compile("stage", function, args, donate=())(*args)
 
     def _local_shapes(self) -> RunState:
         """Shapes of one device's part of a run."""

@@ -127,6 +127,8 @@ def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "lates
             "its numbers may differ in the last bits",
             file=sys.stderr,
         )
+    if with_memory:
+        program.check_room()
     like = program.like()
     state, header = checkpoint.load(directory.checkpoints, _without_rows(like), which)
     segments, cuts = header["rows"], []
@@ -136,7 +138,7 @@ def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "lates
         # segments are never written again: what they hold is cut after every load
         state = state.replace(memory=ring.cut(state.memory, cuts))
     if program.env.host:  # a simulator's memory cannot be loaded: its part is that of a fresh start
-        state = state.replace(stage=program.init().stage)
+        state = state.replace(stage=program.stage(state.agent, state.state))
     state = program.place(state)
     run = Run(directory, agent, settings, program, state, lanes)
     run.evaluations, run.segments, run.cuts = list(header["evaluations"]), segments, cuts

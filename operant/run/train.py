@@ -71,6 +71,7 @@ def train(
     agent.check()
     source = None if init_from is None else load_run(init_from)  # before anything is made: it may not be there
     program, lanes = make_program(agent, env, configured)
+    program.check_room()
     path = Path(run_dir) if run_dir is not None else default_path(agent.registered_name, name, configured.seed)
     config = {
         "agent": contract.to_json(agent),
