@@ -183,6 +183,27 @@ def test_the_memory_can_be_left_out(tmp_path: Path, capsys):
     assert "keeps no replay memory" in capsys.readouterr().err and run.steps >= 4_000
 
 
+def test_the_size_of_the_memory_is_told_before_it_is_made(tmp_path: Path, monkeypatch, capsys):
+    told: list[str] = []
+
+    def made(self):
+        told.append(capsys.readouterr().err)
+        raise InterruptedError
+
+    monkeypatch.setattr(Program, "init", made)
+    for number, quiet in enumerate((False, True)):
+        with pytest.raises(InterruptedError):
+            op.train(agent("dqn"), "CartPole-v1", run_dir=tmp_path / str(number), **{**SETTINGS, "quiet": quiet})
+    assert told == ["replay memory: 0.00 GB\n", ""]
+
+    monkeypatch.undo()
+    op.train(agent("dqn"), "CartPole-v1", run_dir=tmp_path / "run", callback=stop_after(1), **SETTINGS)
+    monkeypatch.setattr(rows, "load", lambda *_: made(None))
+    with pytest.raises(InterruptedError):
+        op.resume(tmp_path / "run")
+    assert told[2] == told[0]
+
+
 def test_a_memory_that_does_not_fit_is_refused_with_its_size(tmp_path: Path):
     huge = methods.apply(agent("dqn"), {"memory.capacity": 10**12})
     with pytest.raises(UserError, match=r"takes [\d,.]+ GB for 1 lane.*lower --memory.capacity"):

@@ -111,9 +111,16 @@ class Run:
 
 
 # ------------------------------------------------------------------------------------------------------ load and save
-def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "latest", with_memory: bool = False) -> Run:
+def load_run(
+    run_dir: str | os.PathLike,
+    *,
+    env: Any = None,
+    which: str = "latest",
+    with_memory: bool = False,
+    quiet: bool = True,
+) -> Run:
     """A run as its `latest` or `best` checkpoint left it, to evaluate, watch or use its policy; with its replay memory
-    where it is to learn on."""
+    where it is to learn on, whose size is told first unless it is to be quiet."""
     directory = RunDirectory.open(Path(run_dir))
     config = directory.config
     agent = from_json(config["agent"])
@@ -128,7 +135,7 @@ def load_run(run_dir: str | os.PathLike, *, env: Any = None, which: str = "lates
             file=sys.stderr,
         )
     if with_memory:
-        program.check_room()
+        make_room(program, quiet)
     like = program.like()
     state, header = checkpoint.load(directory.checkpoints, _without_rows(like), which)
     segments, cuts = header["rows"], []
@@ -197,6 +204,13 @@ def make_program(agent: Any, env: Any, settings: Settings) -> tuple[Program, lis
         shard=settings.shard,
     )
     return program, lanes
+
+
+def make_room(program: Program, quiet: bool) -> None:
+    """Tells how large the replay memory will be, before it is made. Raises UserError where it does not fit."""
+    program.check_room()
+    if program.memory_bytes and not quiet:
+        print(f"replay memory: {program.memory_bytes / 1e9:,.2f} GB", file=sys.stderr, flush=True)
 
 
 def evaluation_options(options: dict[str, Any]) -> dict[str, Any]:

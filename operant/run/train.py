@@ -24,7 +24,7 @@ from operant.run.display import Display, describe_return
 from operant.run.evaluation import summarize
 from operant.run.machine import describe_machine
 from operant.run.program import Program
-from operant.run.run import Run, load_run, make_program, save
+from operant.run.run import Run, load_run, make_program, make_room, save
 from operant.run.settings import Settings
 from operant.run.stop import deadline, interrupts
 from operant.run.writers import Metrics
@@ -71,7 +71,7 @@ def train(
     agent.check()
     source = None if init_from is None else load_run(init_from)  # before anything is made: it may not be there
     program, lanes = make_program(agent, env, configured)
-    program.check_room()
+    make_room(program, quiet)
     path = Path(run_dir) if run_dir is not None else default_path(agent.registered_name, name, configured.seed)
     config = {
         "agent": contract.to_json(agent),
@@ -102,7 +102,7 @@ def resume(
     In JAX environments the numbers are the same bit for bit (same machine, versions and number of devices).  Host
     environments restart their episodes.  `env` is needed only where the run was given an object, not a name.
     """
-    run = load_run(run_dir, env=env, with_memory=True)
+    run = load_run(run_dir, env=env, with_memory=True, quiet=quiet)
     host = run.program.env.host
     metrics = Metrics.resume(run.path, int(run.state.updates), wandb=run.settings.wandb or None)
     run.directory.set_status("running")
@@ -164,8 +164,6 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, ti
     title = title or f"{run.agent.registered_name} on {run.directory.config['env']}"
     if program.lanes > 1:
         title += f" x {program.lanes}"
-    if program.memory_bytes:
-        title += f", replay memory {program.memory_bytes / 1e9:,.2f} GB"
     began, seconds_before = time.perf_counter(), run.seconds
     saved_at, reported = time.perf_counter(), set()
     best = max((e["return_mean"] for e in run.evaluations), default=-math.inf)
