@@ -66,6 +66,23 @@ def _keeps_batches(agent: Any) -> bool:
     return any(_keeps_batches(part) for part in children(agent).values() if dataclasses.is_dataclass(part))
 
 
+def check_share(agent: Any, devices: int) -> None:
+    """Raises UserError where the agent is sound, but not with the environments that one of the devices has."""
+    try:
+        _with_share(agent, devices).check()
+    except UserError as error:
+        each = f"each of {devices} devices has {agent.num_envs // devices} of the {agent.num_envs} environments"
+        raise UserError(f"--shard envs: {each}, and cannot learn from them alone: {error}") from error
+
+
+def _with_share(agent: Any, devices: int) -> Any:
+    """The agent as one of the devices has it: around another, it takes its environments from there."""
+    fields = {field.name for field in dataclasses.fields(agent)}
+    if "num_envs" in fields:
+        return agent.replace(num_envs=agent.num_envs // devices)
+    return agent.replace(agent=_with_share(agent.agent, devices)) if "agent" in fields else agent
+
+
 @dataclasses.dataclass
 class Program:
     """Compiled functions of one run. `agents` has its dials as arrays [K]; `seeds` are the lanes' seeds [K]."""
@@ -94,6 +111,8 @@ class Program:
         self.mode, self.num_devices = layout(self.lanes, agent.num_envs, self.devices, self.shard, host)
         if self.mode == "envs" and _keeps_batches(agent):
             raise UserError(f"{agent.registered_name} keeps whole batches: --shard envs cannot divide them")
+        if self.mode == "envs":
+            check_share(agent, self.num_devices)
         self.mesh = Mesh(np.array(jax.devices()[: self.num_devices]), (AXIS,))
         local_envs = self.lanes * agent.num_envs // self.num_devices
         self.env = registry.make(
