@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operant.errors import UserError
-from operant.memory import EpisodicReplay, PrioritizedReplay, Replay, SequenceReplay, ring, sum_tree
+from operant.memory import EpisodicReplay, PrioritizedReplay, Replay, SequenceReplay, sum_tree
+from operant.run import rows
 from operant.types import Batch, Box, Dict, Discrete, Spec
 
 STACK = 3
@@ -147,7 +148,7 @@ def test_what_is_sampled_happened_where_environments_began_anew(kind):
     for rollouts in (1, 3):
         world.begin_anew()
         lane = jax.tree.map(lambda x: x[None] if x.ndim else x, stored)
-        stored = jax.tree.map(lambda x: x[0] if x.ndim else x, ring.cut(lane, [int(stored.written) - 1]))
+        stored = jax.tree.map(lambda x: x[0] if x.ndim else x, rows.cut(lane, [int(stored.written) - 1]))
         for _ in range(rollouts):
             stored = add(stored, world.collect(), world.spec)
     batch, ticket = jax.jit(memory.sample, static_argnums=2)(stored, jax.random.key(0), world.spec)

@@ -9,12 +9,10 @@ updates never carries the rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from operant.errors import UserError
@@ -92,17 +90,6 @@ def write(stored: Stored, batch: Batch, spec: Spec) -> Stored:
         carries=carries,
         written=stored.written + stored.rollout,
     )
-
-
-def cut(stored: Stored, rows: Sequence[int]) -> Stored:
-    """A memory of all lanes (as `lane_axes` has them) in which these rows, by number, are no experience: where they led
-    was not kept, and the row after each is another episode's first.
-
-    A row is to be cut before the next `add`: an index takes rows up after the rollout that they were written with.
-    """
-    valid = jnp.asarray(stored.rows.valid)  # [K, N, B]
-    at = np.asarray(rows, np.int32) % valid.shape[1]
-    return stored.replace(rows=stored.rows.replace(valid=valid.at[:, at].set(0.0)))
 
 
 def oldest(stored: Stored, spec: Spec) -> Int[Array, ""]:

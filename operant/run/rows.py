@@ -17,12 +17,13 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from operant.errors import UserError
@@ -96,6 +97,17 @@ def remove_unused(directory: Path, used: Iterable[Segments]) -> None:
 def oldest(memory: Stored) -> int:
     """The number, counted from the run's start, of the oldest row that the memory holds."""
     return max(int(memory.written) - memory.rows.reward.shape[1], 0)
+
+
+def cut(memory: Stored, places: Sequence[int]) -> Stored:
+    """A memory of all lanes (as `lane_axes` has them) in which these rows, by number, are no experience: where they led
+    was not kept, and the row after each is another episode's first.
+
+    A row is to be cut before the next `add`: an index takes rows up after the rollout that they were written with.
+    """
+    valid = jnp.asarray(memory.rows.valid)  # [K, N, B]
+    at = np.asarray(places, np.int32) % valid.shape[1]
+    return memory.replace(rows=memory.rows.replace(valid=valid.at[:, at].set(0.0)))
 
 
 def without_rows(memory: Stored) -> Stored:

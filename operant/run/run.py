@@ -17,7 +17,7 @@ import numpy as np
 from operant import agent as contract
 from operant.errors import UserError
 from operant.learner import RunState
-from operant.memory import Stored, ring
+from operant.memory import Stored
 from operant.methods import from_json
 from operant.run import checkpoint, rows, sweep
 from operant.run.directory import RunDirectory
@@ -143,7 +143,7 @@ def load_run(
         state, segments = _with_memory(state, like, header, directory, program)
         cuts = _cuts(state.memory, header.get("cuts", []), program.env.host)
         # segments are never written again: what they hold is cut after every load
-        state = state.replace(memory=ring.cut(state.memory, cuts))
+        state = state.replace(memory=rows.cut(state.memory, cuts))
     if program.env.host:  # a simulator's memory cannot be loaded: its part is that of a fresh start
         state = state.replace(stage=program.stage(state.agent, state.state))
     state = program.place(state)
