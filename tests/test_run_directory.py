@@ -285,6 +285,18 @@ def test_a_chunk_that_takes_too_long_ends_the_process_and_says_how_to_go_on():
     assert "operant resume" in done.stderr and "some" in done.stderr
 
 
+def test_a_process_that_works_has_longer_than_one_that_waits(monkeypatch):
+    ended: list[int] = []
+    monkeypatch.setattr(stop.os, "_exit", ended.append)
+    monkeypatch.setattr(stop, "_cpu_seconds", time.perf_counter)  # works all the while
+    with stop.deadline(0.3, Path("some/run")):
+        time.sleep(1.0)
+    assert ended == []
+    with stop.deadline(0.1, Path("some/run")):
+        time.sleep(2.0)
+    assert ended == [4]
+
+
 def test_time_in_which_the_process_is_stopped_does_not_count(monkeypatch):
     """A stop makes the wait in which it falls longer, however short it was to be; it is one tick all the same."""
 

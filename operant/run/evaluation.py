@@ -11,22 +11,34 @@ from operant.rollout import Outcome
 from operant.scores import mean_interval
 
 
-def summarize(outcome: Outcome) -> dict[str, Any]:
-    """An evaluation's numbers, with a 95 % interval over seeds, or over episodes where there is one seed."""
+def summarize(outcome: Outcome, settings: int = 1) -> dict[str, Any]:
+    """An evaluation's numbers, with a 95 % interval over seeds, or over episodes where there is one seed.
+
+    In a sweep of some `settings` (lanes [settings * seeds]) they are those of the one that did best, whose number is
+    `setting`: seeds differ by chance, settings do not, and are not pooled.
+    """
     returns = np.asarray(outcome.returns, np.float64)
     finished = np.asarray(outcome.finished)
     means = returns.mean(1)
-    over_seeds = len(means) > 1
-    sample = means if over_seeds else returns[0]
+    by_setting = means.reshape(settings, -1)
+    setting = int(np.argmax([_mean(seeds) if np.isfinite(seeds).any() else -math.inf for seeds in by_setting]))
+    over_seeds = by_setting.shape[1] > 1
+    sample = by_setting[setting] if over_seeds else returns[setting]
     finite = sample[np.isfinite(sample)]
     low, high = mean_interval(finite) if len(finite) > 1 else (math.nan, math.nan)
     return {
-        "return_mean": float(finite.mean()) if len(finite) else math.nan,
+        "return_mean": _mean(sample),
         "return_ci": [low, high],
         "ci_over": "seeds" if over_seeds else "episodes",
-        "seeds": len(means),
+        "seeds": by_setting.shape[1],
         "episodes": int(returns.shape[1]),
         "returns": means.tolist(),
         "length_mean": float(np.asarray(outcome.lengths).mean()),
         "unfinished": int((~finished).sum()),
+        **({"setting": setting} if settings > 1 else {}),
     }
+
+
+def _mean(sample: np.ndarray) -> float:
+    finite = sample[np.isfinite(sample)]
+    return float(finite.mean()) if len(finite) else math.nan

@@ -127,6 +127,10 @@ class Program:
     def _local_lanes(self) -> int:
         return self.lanes // self.num_devices if self.mode == "lanes" else self.lanes
 
+    def devices_used(self) -> dict[str, Any]:
+        """How the run lies on which devices, as its configuration keeps it."""
+        return {"mode": self.mode, "number": self.num_devices, "kind": jax.devices()[0].device_kind}
+
     @functools.cached_property
     def memory_bytes(self) -> int:
         """Bytes of all lanes' replay memories."""
@@ -187,12 +191,16 @@ class Program:
 
     def chunk(self, run: RunState) -> tuple[RunState, dict[str, jax.Array]]:
         """`chunk_updates` updates. Returns the new run (the old one's buffers are reused) and metrics [K]."""
+        self.compile_chunk(run)
+        return self._compiled["chunk"](run)
+
+    def compile_chunk(self, run: RunState) -> None:
+        """Compiles `chunk`, unless that was done."""
         if "chunk" not in self._compiled:
             specs = self._specs(run)
             metrics = P(AXIS) if self.mode == "lanes" else P()
             function = self._sharded(self._local_chunk, (specs,), (specs, metrics))
             self._compile("chunk", function, (run,), donate=(0,))
-        return self._compiled["chunk"](run)
 
     def _local_chunk(self, run: RunState):
         before = run.steps
@@ -222,11 +230,12 @@ class Program:
         self.check_playable()
         episodes = self.eval_episodes if episodes is None else episodes
         stochastic = self.eval_stochastic if stochastic is None else stochastic
-        width = min(episodes, 8 if self.env.host else 64)
+        each = -(-episodes // (8 if self.env.host else 64))
+        width = -(-episodes // each)  # as many episodes as were asked for, or hardly more
         if width not in self._eval_envs:
             seeds = self._host_seeds(width, stream=1) if self.env.host else None
             self._eval_envs[width] = registry.make(self.env_name, self.lanes * width, seeds, **self.eval_options)
-        env, each = self._eval_envs[width], -(-episodes // width)
+        env = self._eval_envs[width]
 
         def play(agents, states, seeds, stream):
             lanes = jax.vmap(jax.random.key)(seeds)

@@ -19,6 +19,7 @@ from operant.errors import UserError
 from operant.learner import RunState
 from operant.memory import Stored
 from operant.methods import from_json
+from operant.rollout import Outcome
 from operant.run import checkpoint, rows, sweep
 from operant.run.directory import RunDirectory
 from operant.run.evaluation import summarize
@@ -62,9 +63,19 @@ class Run:
     def evaluate(self, episodes: int | None = None, *, stochastic: bool | None = None, stream: int = 1 << 20) -> dict:
         """Plays whole episodes with every lane in environments of its own, without learning.
 
-        Returns `return_mean`, `return_ci` (95 %), `ci_over`, `episodes`, `seeds`, `returns` [K][N] and `unfinished`.
+        Returns `return_mean`, `return_ci` (95 %), `ci_over`, `episodes`, `seeds`, `returns` [K] (each lane's mean) and
+        `unfinished`; in a sweep the first five are of the setting that did best, whose number is `setting`.
         """
-        return summarize(self.program.evaluate(self.state, stream, episodes, stochastic))
+        return self.summarized(self.program.evaluate(self.state, stream, episodes, stochastic))
+
+    def summarized(self, outcome: Outcome) -> dict[str, Any]:
+        """The numbers of an evaluation of all lanes."""
+        return summarize(outcome, self.num_settings)
+
+    @property
+    def num_settings(self) -> int:
+        """How many settings of a sweep there are; 1 without one."""
+        return len(self.lanes) // self.settings.seeds
 
     @property
     def policy(self) -> Policy:
@@ -97,7 +108,7 @@ class Run:
             "run": str(self.path),
             "steps": self.steps,
             "seeds": self.settings.seeds,
-            "settings": len(self.lanes) // self.settings.seeds,
+            "settings": self.num_settings,
             "steps_per_second": total / self.train_seconds if self.train_seconds else None,
             "compile_seconds": self.program.compile_seconds,
             "seconds": self.seconds,
@@ -107,7 +118,12 @@ class Run:
             "ci_over": last.get("ci_over"),
             "frozen_lanes": self.diagnose(),
             "interrupted": self.interrupted,
+            **({"best_setting": self._dials_of(last["setting"])} if "setting" in last else {}),
         }
+
+    def _dials_of(self, setting: int) -> dict[str, Any]:
+        lane = self.lanes[setting * self.settings.seeds]
+        return {name: value for name, value in lane.items() if name != "seed"}
 
 
 # ------------------------------------------------------------------------------------------------------ load and save
@@ -122,18 +138,7 @@ def load_run(
     """A run as its `latest` or `best` checkpoint left it, to evaluate, watch or use its policy; with its replay memory
     where it is to learn on, whose size is told first unless it is to be quiet."""
     directory = RunDirectory.open(Path(run_dir))
-    config = directory.config
-    agent = from_json(config["agent"])
-    agent.check()
-    settings = Settings.from_json(config["settings"])
-    program, lanes = make_program(agent, config["env"] if env is None else env, settings)
-    made_on = config["devices"]
-    if (program.mode, program.num_devices) != (made_on["mode"], made_on["number"]):
-        print(
-            f"this run was made on {made_on['number']} device(s), now it has {program.num_devices}: it goes on, but "
-            "its numbers may differ in the last bits",
-            file=sys.stderr,
-        )
+    agent, settings, program, lanes = as_configured(directory, env)
     if with_memory:
         make_room(program, quiet)
     like = program.like()
@@ -151,6 +156,23 @@ def load_run(
     run.evaluations, run.segments, run.cuts = list(header["evaluations"]), segments, cuts
     run.seconds, run.train_seconds = header["seconds"], header["train_seconds"]
     return run
+
+
+def as_configured(directory: RunDirectory, env: Any) -> tuple[Any, Settings, Program, list[dict[str, Any]]]:
+    """What a run's configuration asks for: its agent, settings, compiled side and lanes."""
+    config = directory.config
+    agent = from_json(config["agent"])
+    agent.check()
+    settings = Settings.from_json(config["settings"])
+    program, lanes = make_program(agent, config["env"] if env is None else env, settings)
+    made_on, now = config["devices"], program.devices_used()
+    if made_on != now:
+        print(
+            f"this run was made on {made_on['number']} device(s), {made_on['kind']}, now it has {now['number']}, "
+            f"{now['kind']}: it goes on, but its numbers may differ in the last bits",
+            file=sys.stderr,
+        )
+    return agent, settings, program, lanes
 
 
 def _without_rows(state: RunState) -> RunState:
@@ -181,8 +203,8 @@ def _cuts(memory: Stored, before: list[int], host: bool) -> list[int]:
 
 def make_program(agent: Any, env: Any, settings: Settings) -> tuple[Program, list[dict[str, Any]]]:
     """The compiled side of a run, and what each of its lanes is (its dials and its seed)."""
-    if settings.precision != "float32":
-        jax.config.update("jax_default_matmul_precision", settings.precision)
+    # also where it is as it was: an earlier run of this process may have had another
+    jax.config.update("jax_default_matmul_precision", None if settings.precision == "float32" else settings.precision)
     points = sweep.parse(settings.sweep, settings.sweep_draws, settings.seed)
     sweep.check(agent, points)
     lanes = [{**point, "seed": settings.seed + s} for point in points for s in range(settings.seeds)]

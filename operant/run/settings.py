@@ -39,7 +39,11 @@ class Settings:
     devices: int = _flag(0, "devices to use; 0: as many as the seeds can be divided over", 0)
     shard: str = _flag("lanes", "what is divided over the devices: whole lanes (seeds x settings), or the envs of one")
     precision: str = _flag("float32", "precision of matrix products: float32, tensorfloat32 or bfloat16")
-    deadline: float = _flag(600.0, "seconds that one chunk in host environments may take before the run is ended", 1.0)
+    deadline: float = _flag(
+        600.0,
+        "seconds that host environments may stand still before the run is ended; ten times as many at work",
+        1.0,
+    )
     wandb: str = _flag("", "also log to this Weights & Biases project")
 
     def check(self) -> None:

@@ -8,10 +8,16 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 EXIT_DEADLINE = 4
+PATIENCE = 10
+"""How much slower the clock of a deadline runs while the process works: an environment that hangs usually waits."""
+BUSY = 0.2
+"""The share of one core from which on a process, with those that it started, works."""
 
 
 @contextmanager
@@ -37,7 +43,8 @@ def interrupts() -> Iterator[threading.Event]:
 
 @contextmanager
 def deadline(seconds: float, path: Path) -> Iterator[None]:
-    """Ends the process if the block takes longer: a simulator that hangs inside compiled code cannot be interrupted.
+    """Ends the process if it waits in the block for longer: a simulator that hangs inside compiled code cannot be
+    interrupted.  One that works all the while, as with a long chunk, has `PATIENCE` times as long.
 
     Time in which the process itself stood still (Ctrl-Z, a machine that sleeps) does not count.
     """
@@ -45,10 +52,10 @@ def deadline(seconds: float, path: Path) -> Iterator[None]:
         yield
         return
 
-    def end():
+    def end(waited: float):
         print(
-            f"no progress for {seconds:g} s: an environment hangs. The last checkpoint stands; go on with: "
-            f"operant resume {path}",
+            f"no progress for {waited:,.0f} s: an environment hangs, or a chunk takes longer than --deadline {seconds:g}"
+            f" allows (more --chunks: shorter ones). What was saved stands; go on with: operant resume {path}",
             file=sys.stderr,
             flush=True,
         )
@@ -58,13 +65,27 @@ def deadline(seconds: float, path: Path) -> Iterator[None]:
 
     def watch():
         tick = min(1.0, seconds / 10)
-        for _ in range(math.ceil(seconds / tick)):  # a wait that a stop made longer still counts as one tick
+        left, waited, used = seconds, 0.0, _cpu_seconds()
+        while left > 0:  # a wait that a stop made longer still counts as one tick
             if done.wait(tick):
                 return
-        end()
+            before, used = used, _cpu_seconds()
+            waited += tick
+            left -= tick / PATIENCE if used - before > BUSY * tick else tick
+        end(waited)
 
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         done.set()
+
+
+def _cpu_seconds() -> float:
+    """What this process and those that it started (simulators, perhaps) have worked so far."""
+    total, me = 0.0, psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.Error):  # it may have ended meanwhile
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total

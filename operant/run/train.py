@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ from operant import agent as contract
 from operant.errors import UserError
 from operant.learner import RunState
 from operant.methods import build
+from operant.run import checkpoint
 from operant.run.directory import RunDirectory, default_path
 from operant.run.display import Display, describe_return
-from operant.run.evaluation import summarize
 from operant.run.machine import describe_machine
 from operant.run.program import Program
-from operant.run.run import Run, load_run, make_program, make_room, save
+from operant.run.run import Run, as_configured, load_run, make_program, make_room, save
 from operant.run.settings import Settings
 from operant.run.stop import deadline, interrupts
-from operant.run.writers import Metrics
+from operant.run.writers import Metrics, check_wandb
 
 EXIT_NAN = 3
 EXIT_INTERRUPTED = 130
@@ -77,16 +77,18 @@ def train(
         "agent": contract.to_json(agent),
         "env": name,
         "settings": configured.to_json(),
-        "devices": {"mode": program.mode, "number": program.num_devices, "kind": jax.devices()[0].device_kind},
+        "devices": program.devices_used(),
         "init_from": None if init_from is None else str(init_from),
         "machine": describe_machine(),
     }
-    directory = RunDirectory.create(path, config)
-    state = program.init()
     if source is not None:
-        state = _start_from(state, program, source)
-    run = Run(directory, agent, configured, program, state, lanes)
-    return _guarded(run, Metrics(directory.path, wandb=configured.wandb or None), callback, quiet, title)
+        _check_start(program, source)
+    check_wandb(configured.wandb)
+    directory = RunDirectory.create(path, config)  # what a user can have got wrong is behind us: from here it is a run
+    with _told_in(directory):
+        run = Run(directory, agent, configured, program, _beginning(program, source), lanes)
+        with closing(Metrics(directory.path, wandb=configured.wandb or None)) as metrics:
+            return _loop(run, metrics, callback, quiet, title)
 
 
 def resume(
@@ -101,18 +103,55 @@ def resume(
 
     In JAX environments the numbers are the same bit for bit (same machine, versions and number of devices).  Host
     environments restart their episodes.  `env` is needed only where the run was given an object, not a name.
+
+    A run that was stopped before its first checkpoint begins anew, and one that is finished is returned as it is.
+    Raises UserError for a run that another process is training.
     """
-    run = load_run(run_dir, env=env, with_memory=True, quiet=quiet)
-    host = run.program.env.host
-    metrics = Metrics.resume(run.path, int(run.state.updates), wandb=run.settings.wandb or None)
-    run.directory.set_status("running")
-    if host and not quiet:
-        print("environments of this kind cannot be saved: they start new episodes", file=sys.stderr)
-    return _guarded(run, metrics, callback, quiet, title)
+    directory = RunDirectory.open(Path(run_dir))
+    if directory.status == "running":
+        raise UserError(f"{run_dir} is being trained by another process: wait until it ends, or stop it (Ctrl-C there)")
+    if checkpoint.checkpoints(directory.checkpoints):
+        run = load_run(run_dir, env=env, with_memory=True, quiet=quiet)
+        if run.steps >= run.settings.steps and directory.status == "finished":
+            return run
+        if run.program.env.host and not quiet:
+            print("environments of this kind cannot be saved: they start new episodes", file=sys.stderr)
+    else:
+        run = _from_the_start(directory, env, quiet)
+    check_wandb(run.settings.wandb)
+    directory.set_status("running")
+    with _told_in(directory):
+        updates = int(run.state.updates)
+        with closing(Metrics.resume(run.path, updates, wandb=run.settings.wandb or None)) as metrics:
+            return _loop(run, metrics, callback, quiet, title)
 
 
-def _start_from(state: RunState, program: Program, other: Run) -> RunState:
-    """What another run learned, lane by lane as far as they go, then from the first again."""
+def _from_the_start(directory: RunDirectory, env: Any, quiet: bool) -> Run:
+    """A run that has no checkpoint yet, as it began."""
+    if not quiet:
+        print(f"{directory.path} has no checkpoint yet: it begins anew", file=sys.stderr)
+    agent, settings, program, lanes = as_configured(directory, env)
+    make_room(program, quiet)
+    source = directory.config["init_from"]
+    start = _beginning(program, None if source is None else load_run(source))
+    return Run(directory, agent, settings, program, start, lanes)
+
+
+def _beginning(program: Program, source: Run | None) -> RunState:
+    """A fresh run, or one with what another has learned."""
+    fresh = program.init()
+    if source is None:
+        return fresh
+    return program.place(fresh.replace(state=_carried_over(fresh.state, program, source)))
+
+
+def _check_start(program: Program, source: Run) -> None:
+    """Raises UserError where what another run learned does not fit, before anything is made."""
+    _carried_over(program.like().state, program, source)
+
+
+def _carried_over(state: Any, program: Program, other: Run) -> Any:
+    """The agents' states with what another run learned, lane by lane as far as they go, then from the first again."""
     pick = np.arange(program.lanes) % other.program.lanes
     take = lambda tree: jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[pick]), tree)  # noqa: E731
     shapes = lambda tree: (jax.tree.structure(tree), [x.shape[1:] for x in jax.tree.leaves(tree)])  # noqa: E731
@@ -132,19 +171,18 @@ def _start_from(state: RunState, program: Program, other: Run) -> RunState:
             changes["agent"] = carried(ours.agent, getattr(theirs, "agent", None))
         return ours.replace(**changes)
 
-    return program.place(state.replace(state=carried(state.state, other.state.state)))
+    return carried(state, other.state.state)
 
 
 # -------------------------------------------------------------------------------------------------------------- loop
-def _guarded(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, title: str) -> Run:
-    """The loop, with its failure written down: a run that died says why."""
+@contextmanager
+def _told_in(directory: RunDirectory) -> Iterator[None]:
+    """A failure inside is written down: a run that died says why."""
     try:
-        return _loop(run, metrics, callback, quiet, title)
+        yield
     except BaseException as error:
-        run.directory.set_status("failed", f"{type(error).__name__}: {error}"[:500])
+        directory.set_status("failed", f"{type(error).__name__}: {error}"[:500])
         raise
-    finally:
-        metrics.close()
 
 
 @contextmanager
@@ -171,6 +209,7 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, ti
         stopped = run.steps >= settings.steps
         while not stopped:
             chunk_began, compiled_before = time.perf_counter(), program.compile_seconds
+            program.compile_chunk(run.state)
             with deadline(settings.deadline if program.env.host else math.inf, run.path), _environment_errors(program):
                 run.state, sums = program.chunk(run.state)
                 sums = {name: np.asarray(x) for name, x in jax.device_get(sums).items()}
@@ -192,7 +231,7 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, ti
             due = done or (settings.eval_every and chunk_number % settings.eval_every == 0)
             if due and run.agent.playable:
                 with _environment_errors(program):
-                    evaluation = summarize(program.evaluate(run.state, int(run.state.updates)))
+                    evaluation = run.summarized(program.evaluate(run.state, int(run.state.updates)))
                 evaluation = {"steps": run.steps, "update": int(run.state.updates), **evaluation}
                 run.evaluations.append(evaluation)
                 metrics.write({"update": evaluation["update"], "steps": row["steps"], "seconds": run.seconds,

@@ -230,6 +230,12 @@ def _scalars(row: dict[str, Any]) -> dict[str, float]:
     return scalars
 
 
+def check_wandb(project: str) -> None:
+    """Raises MissingExtra where Weights & Biases is asked for and not installed."""
+    if project:
+        _import_wandb()
+
+
 def _import_wandb() -> Any:
     try:
         import wandb
