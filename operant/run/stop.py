@@ -54,7 +54,7 @@ def deadline(seconds: float, path: Path) -> Iterator[None]:
 
     def end(waited: float):
         print(
-            f"no progress for {waited:,.0f} s: an environment hangs, or a chunk takes longer than --deadline {seconds:g}"
+            f"no progress for {waited:,.0f} s: an environment hangs, or a chunk is longer than --deadline {seconds:g}"
             f" allows (more --chunks: shorter ones). What was saved stands; go on with: operant resume {path}",
             file=sys.stderr,
             flush=True,
