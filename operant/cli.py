@@ -85,6 +85,8 @@ def train(arguments: list[str]) -> int:
     config, rest = _take_config(rest)
     if "--help" in rest or "-h" in rest:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    else:  # an agent's own file may start JAX: the flag is read before, and stays for the help and the parser
+        _choose_device(_take("--device", rest)[0])
     agent = _agent(method, env, config)
     settings = Settings.from_json(config["settings"]) if config else Settings()
     defaults = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
@@ -93,7 +95,7 @@ def train(arguments: list[str]) -> int:
     extra = [
         ("run_dir", Annotated[str, _help("where the run is kept; default: runs/ENV/METHOD-TIME")], ""),
         ("init_from", Annotated[str, _help("start from the parameters of this run", agent.starts_from)], ""),
-        ("device", Annotated[str, _help("cpu, gpu or tpu; default: the best there is")], ""),
+        ("device", Annotated[str, _help(_DEVICE)], ""),
         ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
         ("quiet", Annotated[bool, _help("show no progress")], False),
         ("profile", Annotated[bool, _help("tell at the end where the time went; runs on one device")], False),
@@ -134,10 +136,11 @@ def resume(arguments: list[str]) -> int:
             ("run", Annotated[str, _positional("the run's directory")], dataclasses.MISSING),
             ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
             ("quiet", Annotated[bool, _help("show no progress")], False),
+            ("device", Annotated[str, _help(_DEVICE)], ""),
             ("code", Annotated[str, _help(_CODE)], ""),
         ],
     )
-    _prepare_for_run(flags["run"], flags.pop("code"))
+    _prepare_for_run(flags["run"], flags.pop("code"), flags.pop("device"))
     import operant
     from operant.run.report import finish_run
 
@@ -165,12 +168,13 @@ def evaluate(arguments: list[str]) -> int:
             ("episodes", Annotated[int, _help("episodes of each seed")], 100),
             ("stochastic", Annotated[bool, _help("sample actions instead of taking the policy's mode")], False),
             ("checkpoint", Annotated[str, _help("latest or best")], "latest"),
+            ("device", Annotated[str, _help(_DEVICE)], ""),
             ("code", Annotated[str, _help(_CODE)], ""),
             ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
         ],
     )
     _at_least("episodes", flags["episodes"], 1)
-    _prepare_for_run(flags["run"], flags.pop("code"))
+    _prepare_for_run(flags["run"], flags.pop("code"), flags.pop("device"))
     import operant
     from operant.run.report import print_evaluation
 
@@ -194,11 +198,12 @@ def watch(arguments: list[str]) -> int:
             ("checkpoint", Annotated[str, _help("latest or best")], "latest"),
             ("max_steps", Annotated[int, _help("cut the film after so many steps")], 2000),
             ("fps", Annotated[int, _help("frames per second; 0: the environment's own")], 0),
+            ("device", Annotated[str, _help(_DEVICE)], ""),
             ("code", Annotated[str, _help(_CODE)], ""),
         ],
     )
     _at_least("episodes", flags["episodes"], 1)
-    _prepare_for_run(flags["run"], flags.pop("code"))
+    _prepare_for_run(flags["run"], flags.pop("code"), flags.pop("device"))
     import operant
     from operant.run.video import film
 
@@ -599,25 +604,32 @@ def _two_words(arguments: list[str], usage: str) -> tuple[str, str, list[str]]:
     return words[0], words[1], arguments[2:]
 
 
+def _take(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The value of `--flag VALUE` or `--flag=VALUE`, None without it ("" where the value is missing), and the rest."""
+    for i, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            if equals:
+                return value, arguments[:i] + arguments[i + 1 :]
+            return "".join(arguments[i + 1 : i + 2]), arguments[:i] + arguments[i + 2 :]
+    return None, arguments
+
+
 def _take_config(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     """`--config FILE`: what a run wrote; its agent and settings are the defaults that other flags override."""
-    for i, argument in enumerate(arguments):
-        if argument == "--config" or argument.startswith("--config="):
-            if argument == "--config" and i + 1 >= len(arguments):
-                raise UserError("--config needs a file: the config.json of a run")
-            file = argument.partition("=")[2] or arguments[i + 1]
-            rest = arguments[:i] + arguments[i + (1 if "=" in argument else 2) :]
-            path = Path(file) / "config.json" if Path(file).is_dir() else Path(file)
-            try:
-                config = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise UserError(
-                    f"--config {file}: cannot be read ({error}); expected the config.json of a run"
-                ) from None
-            if not isinstance(config, dict) or not {"agent", "settings"} <= set(config):
-                raise UserError(f"--config {file}: expected an object with the keys agent and settings")
-            return config, rest
-    return {}, arguments
+    file, rest = _take("--config", arguments)
+    if file is None:
+        return {}, rest
+    if not file:
+        raise UserError("--config needs a file: the config.json of a run")
+    path = Path(file) / "config.json" if Path(file).is_dir() else Path(file)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {file}: cannot be read ({error}); expected the config.json of a run") from None
+    if not isinstance(config, dict) or not {"agent", "settings"} <= set(config):
+        raise UserError(f"--config {file}: expected an object with the keys agent and settings")
+    return config, rest
 
 
 def _agent(method: str, env: str, config: dict[str, Any]) -> Any:
@@ -647,15 +659,18 @@ def _in_gymnasium(env: str) -> bool:
 
 
 _CODE = "file of your own method, which the run names but does not hold: path/to/file.py"
+_DEVICE = "cpu, gpu or tpu; default: the best there is"
+# JAX puts the arguments of an environment outside it on the CPU, which has to be there beside the accelerator
+_PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}
 
 
-def _prepare_for_run(path: str, code: str) -> None:
+def _prepare_for_run(path: str, code: str, device: str) -> None:
     """Devices as the run had them, so that resuming is exact; and the user's own method under its name."""
     from operant.run.directory import RunDirectory
 
     made_on = RunDirectory.open(Path(path)).config.get("devices", {})
     number = made_on.get("number", 1)
-    _prepare_jax("", number if isinstance(number, int) else 1, 1, False, "lanes")
+    _prepare_jax(device, number if isinstance(number, int) else 1, 1, False, "lanes")
     if code:
         from operant.methods import run_file
 
@@ -664,15 +679,40 @@ def _prepare_for_run(path: str, code: str) -> None:
 
 def _prepare_jax(device: str, devices: int, seeds: int, swept: bool, shard: str) -> None:
     """Settings that must be made before JAX starts: platform, CPU devices, the compilation cache."""
-    if device:
-        if device not in ("cpu", "gpu", "tpu"):
-            raise UserError(f"--device is '{device}'; expected cpu, gpu or tpu")
-        os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(device, device)
+    _choose_device(device)
     from operant.run.start import prepare
 
     cores = os.cpu_count() or 1
     wanted = devices or (cores if seeds > 1 or swept or shard == "envs" else 1)
     prepare(cpu_devices=min(wanted, cores))
+    if device:
+        _check_device(device)
+
+
+def _choose_device(device: str | None) -> None:
+    """The platform that JAX will start on; one that is not there is told by `_check_device`, which starts it."""
+    if not device:
+        return
+    if device not in _PLATFORMS:
+        raise UserError(f"--device is '{device}'; expected cpu, gpu or tpu")
+    import jax
+
+    jax.config.update("jax_platforms", _PLATFORMS[device])
+
+
+def _check_device(device: str) -> None:
+    """Raises UserError where JAX does not run on `device`: without it, it would take another and say nothing."""
+    import jax
+
+    try:
+        found = jax.default_backend()
+    except RuntimeError:  # a platform that does not start
+        found = ""
+    if found == device:
+        return
+    jax.config.update("jax_platforms", None)
+    there = ", ".join(sorted({d.platform for d in jax.devices()} | {"cpu"}))
+    raise UserError(f"--device {device}: JAX finds none here; there is {there}")
 
 
 def _at_least(name: str, value: int, low: int) -> None:

@@ -251,6 +251,7 @@ MISTAKES = {
         "--shard envs",
     ),
     "unknown device": (["train", "ppo", "CartPole-v1", "--device", "abacus"], "cpu, gpu or tpu"),
+    "a device that is not there": (["train", "ppo", "CartPole-v1", "--device", "tpu"], "there is cpu"),
     "unknown environment option": (["train", "ppo", "CartPole-v1", "--env-options", "gravty=1"], "gravity"),
     "no config": (["train", "ppo", "CartPole-v1", "--config", "nowhere.json"], "nowhere.json"),
     "no run": (["eval", "nowhere"], "no run"),
@@ -274,6 +275,30 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, tmp_path, monkeypatch, c
     assert "Traceback" not in captured.err
     (line,) = [line for line in captured.err.splitlines() if line.startswith("operant: ")]
     assert expected in line and len(line) < 600
+
+
+def test_without_a_gpu_a_run_on_one_does_not_begin_on_another_device(tmp_path):
+    """In a process of its own: the platform is chosen before JAX starts, and is not chosen again."""
+    words = ["train", "ppo", "CartPole-v1", *TINY, "--quiet", "--device=gpu", "--run-dir", str(tmp_path / "run")]
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run([sys.executable, "-m", "operant", *words], env=environment, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    if done.returncode == 0:  # there is one
+        kind = json.loads((tmp_path / "run" / "config.json").read_text())["devices"]["kind"]
+        assert "cpu" not in kind.lower()
+        return
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("operant: ")]
+    assert "--device gpu" in line and "there is cpu" in line and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["resume", "eval", "watch"])
+def test_a_run_is_taken_up_on_the_device_that_is_named(verb, trained, capsys):
+    operant(verb, trained, "--device", "tpu", code=2)
+    assert "--device tpu" in capsys.readouterr().err
+    if verb == "eval":
+        operant(verb, trained, "--device", "cpu", "--episodes", 1, "--json")
+        assert last_line(capsys)["episodes"] == 1
 
 
 def test_an_existing_run_directory_is_not_touched(trained, capsys):
