@@ -95,16 +95,21 @@ def settings_table(run: Any) -> list[str]:
     """One line for each setting of a sweep, best first: its dials and its return over seeds."""
     from operant.scores import mean_interval
 
-    returns = np.array(run.evaluations[-1]["returns"]).reshape(-1, run.settings.seeds)
+    seeds = run.settings.seeds
+    settings = [
+        ", ".join(f"{name}={value:.4g}" for name, value in lane.items() if name != "seed")
+        for lane in run.lanes[::seeds]
+    ]
+    if not run.evaluations:  # stopped before the first, or of an agent that cannot be played
+        return [f"{text}: not evaluated" for text in settings]
+    returns = np.array(run.evaluations[-1]["returns"]).reshape(-1, seeds)
     lines = []
     for index in np.argsort(-returns.mean(1)):
-        setting = {k: v for k, v in run.lanes[index * run.settings.seeds].items() if k != "seed"}
-        text = ", ".join(f"{name}={value:.4g}" for name, value in setting.items())
         spread = ""
-        if run.settings.seeds > 1:
+        if seeds > 1:
             low, high = mean_interval(returns[index])
             spread = f"  (95 % {low:,.1f} to {high:,.1f})"
-        lines.append(f"{text}: {returns[index].mean():,.1f}{spread}")
+        lines.append(f"{settings[index]}: {returns[index].mean():,.1f}{spread}")
     return lines
 
 
