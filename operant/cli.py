@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -458,7 +459,7 @@ def _parse(prog: str, arguments: list[str], fields: list[tuple[str, Any, Any]], 
         with contextlib.nullcontext() if asks_help else contextlib.redirect_stderr(told):
             parsed: Any = tyro.cli(
                 flags,
-                args=arguments,
+                args=_gathered(arguments, _lists(flags)),
                 prog=prog,
                 config=(tyro.conf.HelptextFromCommentsOff,),
                 description=(type(agent).__doc__ or "") + _told_parts(agent) if agent is not None else "",
@@ -471,6 +472,41 @@ def _parse(prog: str, arguments: list[str], fields: list[tuple[str, Any, Any]], 
     if agent is not None:
         result["agent"] = _read_agent(agent, result.pop("agent_"))
     return result
+
+
+def _lists(flags: Any, prefix: str = "--") -> set[str]:
+    """The flags that take a list."""
+    found = set()
+    for f in dataclasses.fields(flags):
+        kind = getattr(f.type, "__origin__", f.type) if hasattr(f.type, "__metadata__") else f.type
+        if f.name == "agent_":  # its flags stand beside the others
+            found |= _lists(kind, prefix)
+        elif dataclasses.is_dataclass(kind):
+            found |= _lists(kind, f"{prefix}{f.name.replace('_', '-')}.")
+        elif typing.get_origin(kind) is tuple:
+            found.add(prefix + f.name.replace("_", "-"))
+    return found
+
+
+def _gathered(arguments: list[str], lists: set[str]) -> list[str]:
+    """A list flag that is given again goes on with its list: the parser would keep the last one alone."""
+    groups: list[list[str]] = [[]]
+    first: dict[str, list[str]] = {}
+    for word in arguments:
+        if word == "-h" or word.startswith("--"):
+            name, equals, value = word.partition("=")
+            name = name.replace("_", "-")
+            if name in lists and name in first:
+                groups.append(first[name])
+            else:
+                groups.append([name] if name in lists else [word])
+                first[name] = groups[-1]
+            if name in lists and equals:
+                groups[-1].append(value)
+        else:
+            groups[-1].append(word)
+    order = list({id(group): group for group in groups}.values())
+    return [word for group in order for word in group]
 
 
 def _one_line(box: str) -> str:
@@ -497,8 +533,6 @@ def _flatten_annotations(kind: Any) -> Any:
 
 def _flag_class(cls: type, agent: Any) -> type:
     """A plain dataclass with a flag for each field of an agent, defaults from `agent`; parts become prefixes."""
-    import typing
-
     from operant.agent import children
 
     hints = typing.get_type_hints(cls)
@@ -578,8 +612,6 @@ def _options(texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _settings_type(f: dataclasses.Field) -> Any:
-    import typing
-
     from operant.run import settings
 
     if f.name == "env_options":
@@ -642,10 +674,16 @@ def _agent(method: str, env: str, config: dict[str, Any]) -> Any:
     agent = build(method, env)
     if config:
         loaded = from_json(config["agent"])
-        if loaded.registered_name != agent.registered_name:
-            raise UserError(f"--config holds the agent {loaded.registered_name}, but the method is {method}")
+        if _names(loaded) != _names(agent):
+            raise UserError(f"--config holds the agent {_names(loaded)}, but the method {method} is {_names(agent)}")
         return loaded
     return agent
+
+
+def _names(agent: Any) -> str:
+    """An agent and those that it goes around, as METHOD names them: `rnd:ppo`."""
+    around = getattr(agent, "agent", None)
+    return agent.registered_name + (f":{_names(around)}" if hasattr(around, "registered_name") else "")
 
 
 def _in_gymnasium(env: str) -> bool:

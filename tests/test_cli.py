@@ -122,6 +122,31 @@ def test_wrappers_tell_shared_flags_apart(tmp_path):
     assert (agent["learning_rate"], agent["agent"]["learning_rate"], agent["agent"]["class"]) == (0.02, 0.03, "a2c")
 
 
+def test_a_list_flag_that_is_given_again_goes_on_with_its_list():
+    from operant.cli import _parse
+    from operant.methods import build
+
+    fields = [("sweep", tuple[str, ...], ()), ("env_options", tuple[str, ...], ("c=3",)), ("seeds", int, 1)]
+    words = ["--sweep", "learning_rate=1e-4,1e-2", "gamma=0.5", "--seeds", "2", "--sweep=lam=0.9"]
+    words += ["--seeds=3", "--env-options", "a=1", "--env_options", "b=-2"]
+    words += ["--network.hidden", "8", "--network.hidden", "4"]
+    flags = _parse("test", words, fields, build("ppo", "CartPole-v1"))
+    assert flags["sweep"] == ("learning_rate=1e-4,1e-2", "gamma=0.5", "lam=0.9")
+    assert (flags["env_options"], flags["seeds"], flags["agent"].network.hidden) == (("a=1", "b=-2"), 3, (8, 4))
+    assert _parse("test", [], fields)["env_options"] == ("c=3",)
+
+
+def test_a_config_is_for_the_whole_method_that_is_named(tmp_path, capsys):
+    from operant import to_json
+    from operant.methods import build
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"agent": to_json(build("rnd:a2c", "CartPole-v1")), "settings": {}}))
+    operant("train", "rnd:ppo", "CartPole-v1", "--config", path, code=2)
+    told = capsys.readouterr().err
+    assert "rnd:a2c" in told and "rnd:ppo" in told
+
+
 OWN = '''
 import operant as op
 
@@ -241,6 +266,8 @@ MISTAKES = {
     "bad sweep": (["train", "ppo", "CartPole-v1", "--sweep", "gamma"], "expected NAME="),
     "sweep of structure": (["train", "ppo", "CartPole-v1", "--sweep", "num_envs=4,8"], "structure"),
     "sweep out of range": (["train", "ppo", "CartPole-v1", "--sweep", "gamma=0.9,2"], "from 0 to 1"),
+    "draws without a range": (["train", "ppo", "CartPole-v1", "--sweep-draws", "3"], "no range"),
+    "a dial swept twice": (["train", "ppo", "CartPole-v1", "--sweep=gamma=0.9", "--sweep=gamma=0.99"], "given twice"),
     "too many devices": (["train", "ppo", "CartPole-v1", "--devices", "64", "--seeds", "64"], "--devices 64"),
     "a profile of two devices": (
         ["train", "ppo", "CartPole-v1", "--devices", "2", "--profile"],

@@ -52,6 +52,10 @@ class Settings:
             value, low = getattr(self, f.name), f.metadata["low"]
             if isinstance(value, (int, float)) and not value >= low:
                 raise UserError(f"--{f.name.replace('_', '-')} is {value}; expected at least {low:g}")
+        if self.sweep_draws and not any(".." in text for text in self.sweep):
+            raise UserError(
+                f"--sweep-draws is {self.sweep_draws}, but --sweep has no range to draw from (NAME=0.9..0.99)"
+            )
         if self.shard not in ("lanes", "envs"):
             raise UserError(f"--shard is '{self.shard}'; expected lanes or envs")
         if self.precision not in ("float32", "tensorfloat32", "bfloat16"):
