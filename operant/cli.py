@@ -654,13 +654,17 @@ def _take_config(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
         return {}, rest
     if not file:
         raise UserError("--config needs a file: the config.json of a run")
+    from operant.run.files import from_text
+    from operant.run.settings import check_config
+
     path = Path(file) / "config.json" if Path(file).is_dir() else Path(file)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = from_text(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--config {file}: cannot be read ({error}); expected the config.json of a run") from None
     if not isinstance(config, dict) or not {"agent", "settings"} <= set(config):
         raise UserError(f"--config {file}: expected an object with the keys agent and settings")
+    check_config(config, f"--config {file}", "agent", "settings")
     return config, rest
 
 
@@ -705,10 +709,11 @@ _PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu", "tpu": "tpu,cpu"}
 def _prepare_for_run(path: str, code: str, device: str) -> None:
     """Devices as the run had them, so that resuming is exact; and the user's own method under its name."""
     from operant.run.directory import RunDirectory
+    from operant.run.settings import check_config
 
-    made_on = RunDirectory.open(Path(path)).config.get("devices", {})
-    number = made_on.get("number", 1)
-    _prepare_jax(device, number if isinstance(number, int) else 1, 1, False, "lanes")
+    config = RunDirectory.open(Path(path)).config
+    check_config(config, Path(path) / "config.json")
+    _prepare_jax(device, config["devices"]["number"], 1, False, "lanes")
     if code:
         from operant.methods import run_file
 

@@ -281,6 +281,9 @@ MISTAKES = {
     "a device that is not there": (["train", "ppo", "CartPole-v1", "--device", "tpu"], "there is cpu"),
     "unknown environment option": (["train", "ppo", "CartPole-v1", "--env-options", "gravty=1"], "gravity"),
     "no config": (["train", "ppo", "CartPole-v1", "--config", "nowhere.json"], "nowhere.json"),
+    "settings that are none": (["train", "ppo", "CartPole-v1", "--config", "none.json"], "settings is []"),
+    "too many steps": (["train", "ppo", "CartPole-v1", "--steps", "3000000000"], "at most 2000000000"),
+    "a seed too large": (["train", "ppo", "CartPole-v1", "--seed", "4294967295", "--seeds", "2"], "at most 4294967294"),
     "no run": (["eval", "nowhere"], "no run"),
     "no run to resume": (["resume", "nowhere"], "no run"),
     "no run to start from": (["train", "ppo", "CartPole-v1", "--init-from", "nowhere"], "no run"),
@@ -295,6 +298,7 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_exit_code_2(mistake, tmp_path, monkeypatch, capsys):
     words, expected = MISTAKES[mistake]
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "none.json").write_text('{"agent": {"class": "ppo"}, "settings": []}')
     if mistake == "missing extra":
         monkeypatch.setitem(sys.modules, "wandb", None)
     operant(*words, *(["--quiet"] if words[0] == "train" and len(words) > 2 else []), code=2)
@@ -326,6 +330,28 @@ def test_a_run_is_taken_up_on_the_device_that_is_named(verb, trained, capsys):
     if verb == "eval":
         operant(verb, trained, "--device", "cpu", "--episodes", 1, "--json")
         assert last_line(capsys)["episodes"] == 1
+
+
+@pytest.mark.parametrize("verb", ["resume", "eval", "watch"])
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"agent": None}, "has no agent"),
+        ({"devices": 3}, "devices is 3; expected an object"),
+        ({"devices": {"number": 1}}, "devices has no mode"),
+        ({"devices": {"mode": "single", "number": "1"}}, "number is '1'; expected a whole number"),
+        ({"settings": {"steps": "many"}}, "steps is 'many'; expected a whole number"),
+    ],
+)
+def test_a_configuration_that_is_wrong_is_told(verb, changes, expected, tmp_path, capsys):
+    from operant import PPO, to_json
+
+    devices = {"mode": "single", "number": 1}
+    config = {"agent": to_json(PPO()), "env": "CartPole-v1", "settings": {}, "devices": devices, **changes}
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    operant(verb, tmp_path, code=2)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("operant: ")]
+    assert expected in line
 
 
 def test_an_existing_run_directory_is_not_touched(trained, capsys):

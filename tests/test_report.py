@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 from types import SimpleNamespace
 
-from operant.run import report
+import pytest
+
+from operant.errors import UserError
+from operant.run import figures, files, report
+from operant.run.directory import RunDirectory
+from operant.run.settings import Settings
+
+CURVE = [{"steps": 10 * i, "return_mean": 2.0 * i, "return_ci": [i, 3 * i], "ci_over": "seeds"} for i in (1, 2)]
 
 
 def swept(*returns: list[float]) -> SimpleNamespace:
@@ -19,3 +28,60 @@ def test_the_settings_of_a_sweep_are_told_best_first_and_also_before_an_evaluati
     first, second = report.settings_table(swept([1.0, 2.0, 5.0, 6.0]))
     assert first.startswith("gamma=0.99: 5.5  (95 % ") and second.startswith("gamma=0.9: 1.5")
     assert report.settings_table(swept()) == ["gamma=0.9: not evaluated", "gamma=0.99: not evaluated"]
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+@pytest.mark.parametrize("name, expected", [("x.txt", "expected one of .*png"), ("file/x.png", "could not be written")])
+def test_a_picture_that_cannot_be_written_is_the_user_s_mistake(tmp_path, name, expected):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=expected):
+        figures.draw_curves([("ppo", CURVE)], tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_picture_is_written_as_its_name_says(tmp_path):
+    for name, start in (("a.svg", b"<?xml"), ("b.PNG", b"\x89PNG"), ("c", b"\x89PNG")):
+        path = figures.draw_curves([("ppo", CURVE)], tmp_path / name)
+        assert path is not None and path.read_bytes().startswith(start) and path.suffix
+
+
+def test_the_end_of_a_run_is_told_where_its_picture_cannot_be_drawn(tmp_path, monkeypatch, capsys):
+    def full(path, data):
+        raise UserError(f"{path} could not be written: No space left on device")
+
+    directory = RunDirectory.create(tmp_path / "run", {"env": "CartPole-v1"})
+    monkeypatch.setattr(files, "write", full)
+    run = SimpleNamespace(agent=SimpleNamespace(registered_name="ppo"), evaluations=CURVE, directory=directory,
+                          summary=lambda: {"steps": 20, "return_mean": 4.0})  # fmt: skip
+    report.finish_run(run, json_line=True)
+    told = capsys.readouterr()
+    assert json.loads(told.out.splitlines()[-1])["steps"] == 20
+    assert "curve.png could not be written: No space left" in told.err
+
+
+# ----------------------------------------------------------------------------------------------------------- settings
+@pytest.mark.parametrize(
+    "name, value",
+    [("steps", "many"), ("steps", 1.5), ("seeds", True), ("sweep", "gamma=1"), ("sweep", [1]), ("env_options", []),
+     ("eval_stochastic", 1), ("stop_at_return", "high"), ("deadline", None), ("shard", 3)],
+)  # fmt: skip
+def test_settings_of_another_type_are_named(name, value):
+    with pytest.raises(UserError, match=f"{name} is .*; expected (a|true)"):
+        Settings.from_json({name: value})
+
+
+def test_settings_come_back_as_they_were():
+    settings = Settings(steps=5, sweep=("gamma=0.9,0.99",), env_options={"gravity": 1}, deadline=math.inf)
+    assert Settings.from_json(files.from_text(files.to_text(settings.to_json()))) == settings
+    assert Settings.from_json({}) == Settings()
+    with pytest.raises(UserError, match="expected an object"):
+        Settings.from_json([])
+
+
+@pytest.mark.parametrize(
+    "beyond", [{"steps": 2**31}, {"seed": 2**32}, {"seed": 2**32 - 2, "seeds": 3}, {"sweep_draws": 3}]
+)
+def test_what_would_wrap_or_be_ignored_is_refused(beyond):
+    Settings(seed=2**32 - 2, seeds=2, steps=2_000_000_000).check()
+    with pytest.raises(UserError, match=f"--{next(iter(beyond)).replace('_', '-')} is"):
+        Settings(**beyond).check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import types
 
@@ -144,6 +145,26 @@ def test_resume_that_fails_changes_nothing(tmp_path, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------------------- views
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a disk that is always full is there on Linux only")
+def test_a_full_disk_is_told_once_and_by_name(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"metrics\.jsonl could not be written: No space left"),
+        Metrics(tmp_path) as full,
+    ):
+        full._file.close()
+        full._file = open("/dev/full", "ab")
+        full.write(row(1))
+    assert full._file.closed and full._board is None
+    (tmp_path / "other").mkdir()
+    full = Metrics(tmp_path / "other", tensorboard=False)
+    full._file.close()
+    full._file = open("/dev/full", "ab")
+    full._file.write(b"not flushed yet")
+    with pytest.raises(UserError, match="No space left"):
+        full.close()
+    assert full._file.closed
+
+
 def test_tensorboard_gets_means_and_few_lanes(tmp_path):
     with Metrics(tmp_path) as metrics:
         metrics.write({"update": 1, "steps": [20, 10], "seconds": 1.0, "loss": [1.0, 4.0], "lr": 0.5})

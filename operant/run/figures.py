@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from operant.errors import UserError
+from operant.run import files
 
 COLOURS = ("#2f6fdd", "#d9592b", "#2a9d63", "#8b5cc9", "#c2414b", "#8a6d3b", "#2b8ca3", "#777777")
 
@@ -53,9 +57,20 @@ def _panels(number: int, columns: int, width: float, height: float, title: str) 
 
 
 def _save(figure: Any, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    _pyplot().close(figure)
+    """Puts a figure at `path` (PNG where its name has no ending). Raises UserError where it cannot be written."""
+    path = path if path.suffix else path.with_name(f"{path.name}.png")
+    kind, known = path.suffix[1:].lower(), sorted(figure.canvas.get_supported_filetypes())
+    try:
+        if kind not in known:
+            raise UserError(f"{path}: no picture ends in .{kind}; expected one of {', '.join(known)}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=kind)
+        files.write(path, drawn.getvalue())
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        _pyplot().close(figure)
     return path
 
 

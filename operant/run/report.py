@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,10 +34,10 @@ def to_json_line(data: dict[str, Any]) -> str:
 
 def finish_run(run: Any, *, json_line: bool) -> None:
     """The end of `train` and `resume`: the curve drawn, and a table or one line of JSON."""
-    figure = draw_curves([(run.agent.registered_name, run.evaluations)], run.directory.figures / "curve.png",
-                         title=run.directory.config["env"])  # fmt: skip
-    dials = draw_dials(run.directory, run.directory.figures / "dials.png", title=run.directory.config["env"])
-    portrait = _draw_portrait(run)
+    name, env, folder = run.agent.registered_name, run.directory.config["env"], run.directory.figures
+    figure = _if_it_can(lambda: draw_curves([(name, run.evaluations)], folder / "curve.png", title=env))
+    dials = _if_it_can(lambda: draw_dials(run.directory, folder / "dials.png", title=env))
+    portrait = _if_it_can(lambda: _draw_portrait(run))
     summary = run.summary()
     if json_line:
         print(to_json_line(summary))
@@ -72,6 +73,15 @@ def finish_run(run: Any, *, json_line: bool) -> None:
     _console().print(table)
     for line in summary["frozen_lanes"]:
         print(f"operant: {line}", file=sys.stderr)
+
+
+def _if_it_can(draw: Callable[[], Path | None]) -> Path | None:
+    """A picture of a run that has ended: where the disk refuses it, the numbers are still told."""
+    try:
+        return draw()
+    except (UserError, OSError) as error:
+        print(f"operant: {error}", file=sys.stderr)
+        return None
 
 
 def _draw_portrait(run: Any) -> Path | None:
@@ -174,6 +184,7 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     Each run is one curve, with its own interval: runs are not pooled, be they of one configuration.
     """
     from operant.run.directory import RunDirectory
+    from operant.run.settings import check_config
 
     if len(paths) < 2:
         raise UserError("compare needs two runs or more")
@@ -181,6 +192,7 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     for path in paths:
         directory = RunDirectory.open(path)
         config = directory.config
+        check_config(config, path / "config.json", "agent", "env")
         evaluations = [_evaluation(row) for row in directory.metrics() if "eval_return" in row]
         name = f"{config['agent']['class']} ({path.name})"
         curves.append((name, evaluations))

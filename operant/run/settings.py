@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from typing import Any
 
 from operant.errors import UserError, check_options
+
+MAX_STEPS = 2_000_000_000  # steps are counted in 32 bits, and the last chunk goes beyond the planned length
+MAX_SEED = 2**32 - 1  # a larger one would be another's random numbers
 
 
 def _flag(default: Any, help: str, low: float = -math.inf) -> Any:
@@ -52,6 +56,10 @@ class Settings:
             value, low = getattr(self, f.name), f.metadata["low"]
             if isinstance(value, (int, float)) and not value >= low:
                 raise UserError(f"--{f.name.replace('_', '-')} is {value}; expected at least {low:g}")
+        if self.steps > MAX_STEPS:
+            raise UserError(f"--steps is {self.steps}; expected at most {MAX_STEPS}")
+        if self.seed + self.seeds - 1 > MAX_SEED:
+            raise UserError(f"--seed is {self.seed}; expected at most {MAX_SEED - self.seeds + 1}, for the last seed")
         if self.sweep_draws and not any(".." in text for text in self.sweep):
             raise UserError(
                 f"--sweep-draws is {self.sweep_draws}, but --sweep has no range to draw from (NAME=0.9..0.99)"
@@ -67,10 +75,57 @@ class Settings:
         return data
 
     @staticmethod
-    def from_json(data: dict[str, Any]) -> Settings:
+    def from_json(data: Any) -> Settings:
+        """What `to_json` wrote; the default where a key is missing. Raises UserError for a value of another type."""
+        if not isinstance(data, dict):
+            raise UserError(f"a run's settings are {_shown(data)}; expected an object")
         check_options("a run's settings", data, [f.name for f in dataclasses.fields(Settings)])
         data = dict(data)
         if data.get("stop_at_return") is None:
             data["stop_at_return"] = math.inf
+        hints = typing.get_type_hints(Settings)
+        for name, value in data.items():
+            fits, words = _EXPECTED[hints[name]]
+            if not fits(value):
+                raise UserError(f"a run's settings: {name} is {_shown(value)}; expected {words}")
         data["sweep"] = tuple(data.get("sweep", ()))
         return Settings(**data)
+
+
+_EXPECTED: dict[Any, tuple[typing.Callable[[Any], bool], str]] = {
+    int: (lambda x: type(x) is int, "a whole number"),
+    float: (lambda x: type(x) in (int, float), "a number"),
+    bool: (lambda x: type(x) is bool, "true or false"),
+    str: (lambda x: isinstance(x, str), "a text"),
+    tuple[str, ...]: (lambda x: isinstance(x, (list, tuple)) and all(isinstance(t, str) for t in x), "a list of texts"),
+    dict[str, Any]: (lambda x: isinstance(x, dict), "an object"),
+}
+
+
+def check_config(config: dict[str, Any], where: Any, *keys: str) -> None:
+    """Raises UserError where a run's configuration lacks one of `keys` (by default, all that loading it needs), or
+    holds something else there; its agent and settings look at what is in them themselves."""
+    inside: dict[str, dict[str, Any]] = {
+        "agent": {"class": str},
+        "env": {},
+        "settings": {},
+        "devices": {"mode": str, "number": int},
+    }
+    for key in keys or tuple(inside):
+        _expect(config, key, str if key == "env" else dict[str, Any], where)
+        for name, kind in inside[key].items():
+            _expect(config[key], name, kind, f"{where}: {key}")
+
+
+def _expect(data: dict[str, Any], key: str, kind: Any, where: Any) -> None:
+    fits, words = _EXPECTED[kind]
+    if key not in data:
+        raise UserError(f"{where} has no {key}; expected {words}")
+    if not fits(data[key]):
+        raise UserError(f"{where}: {key} is {_shown(data[key])}; expected {words}")
+
+
+def _shown(value: Any) -> str:
+    """A value from a file, short enough for a message."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:57] + "..."

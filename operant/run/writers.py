@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -141,6 +142,7 @@ class Metrics:
         self.path = path
         self._board: Any = None
         self._wandb: Any = None
+        self._refused = False
         wandb = _import_wandb() if project else None
         metrics_path = path / "metrics.jsonl"
         try:
@@ -168,38 +170,52 @@ class Metrics:
         Raises UserError where the disk refuses.
         """
         line = row_to_text(row)
-        try:
+        with self._refusals("metrics.jsonl"):
             self._file.write(line.encode() + b"\n")
             self._file.flush()
-        except OSError as error:
-            raise UserError(f"{self.path / 'metrics.jsonl'} could not be written: {error.strerror}") from error
         if self._board is None and self._wandb is None:
             return
         row = row_from_text(line)
         scalars = _scalars(row)
         if self._board is not None:
-            for name, x in scalars.items():
-                self._board.add_scalar(name, x, _place(row))
-            self._board.flush()
+            with self._refusals("tensorboard"):
+                for name, x in scalars.items():
+                    self._board.add_scalar(name, x, _place(row))
+                self._board.flush()
         if self._wandb is not None:
             steps = {"steps": _place(row)} if "steps" in row else {}
             self._wandb.log({**steps, **scalars}, step=row["update"])
 
     def sync(self) -> None:
         """Makes the rows so far outlast a power cut, as a checkpoint does that is saved next."""
-        os.fsync(self._file.fileno())
+        with self._refusals("metrics.jsonl"):
+            os.fsync(self._file.fileno())
+
+    @contextmanager
+    def _refusals(self, name: str) -> Iterator[None]:
+        """What the disk refuses, as a UserError."""
+        try:
+            yield
+        except OSError as error:
+            self._refused = True
+            raise UserError(f"{self.path / name} could not be written: {error.strerror or error}") from error
 
     def close(self) -> None:
-        if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
-            self._board = None
-        if self._wandb is not None:
-            self._wandb.finish()
-            self._wandb = None
+        """Ends all of them. Raises UserError where the disk refuses, but not if that has been said before: the same
+        rows, that it still does not take, would hide what went wrong first."""
+        told = self._refused
+        with suppress(UserError) if told else nullcontext(), ExitStack() as ends:  # each of them, also if one fails
+            board, wandb, self._board, self._wandb = self._board, self._wandb, None, None
+            if wandb is not None:
+                ends.callback(wandb.finish)
+            if board is not None:
+                ends.enter_context(self._refusals("tensorboard"))
+                ends.callback(board.close)
+            if not self._file.closed:
+                ends.enter_context(self._refusals("metrics.jsonl"))
+                ends.callback(self._file.close)
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def __enter__(self) -> Metrics:
         return self
