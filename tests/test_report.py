@@ -85,3 +85,49 @@ def test_what_would_wrap_or_be_ignored_is_refused(beyond):
     Settings(seed=2**32 - 2, seeds=2, steps=2_000_000_000).check()
     with pytest.raises(UserError, match=f"--{next(iter(beyond)).replace('_', '-')} is"):
         Settings(**beyond).check()
+
+
+# ---------------------------------------------------------------------------------------------------------- comparing
+def recorded(path, *returns: list[float], summary: dict | None = None) -> RunDirectory:
+    """A run's directory with evaluations (one return per seed), and with how it ended."""
+    directory = RunDirectory.create(path, {"agent": {"class": "ppo"}, "env": "CartPole-v1"})
+    rows = [
+        {"update": i, "steps": [10 * i] * len(means), "seconds": i, "eval_return": means}
+        for i, means in enumerate(returns, 1)
+    ]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if summary is not None:
+        directory.finish(summary)
+    return directory
+
+
+def test_the_interval_of_one_seed_is_that_of_its_last_evaluation(tmp_path, capsys):
+    end = {"return_mean": 4.0, "return_ci": [3.0, 5.0], "ci_over": "episodes"}
+    recorded(tmp_path / "one", [2.0], [4.0], summary=end)
+    recorded(tmp_path / "goes-on", [4.0], [6.0], summary=end)  # further than its summary
+    recorded(tmp_path / "odd", [4.0], summary={**end, "return_ci": ["3", None]})
+    recorded(tmp_path / "two", [2.0, 4.0])
+    paths = [tmp_path / name for name in ("one", "goes-on", "odd", "two")]
+    report.compare_runs(paths, tmp_path / "x.png", json_line=True)
+    one, goes_on, odd, two = json.loads(capsys.readouterr().out.splitlines()[-1])["runs"]
+    assert (one["return_ci"], one["ci_over"], one["seeds"]) == ([3.0, 5.0], "episodes", 1)
+    assert goes_on["return_ci"] == odd["return_ci"] == [None, None] and goes_on["ci_over"] == "episodes"
+    assert two["return_ci"][0] < 3.0 < two["return_ci"][1] and two["ci_over"] == "seeds"
+    report.compare_runs(paths, tmp_path / "x.png", json_line=False)
+    told = {line.split()[0].rpartition("/")[2]: line for line in capsys.readouterr().out.splitlines() if "ppo" in line}
+    assert "3.0 to 5.0 over episodes" in told["one"] and "over seeds" in told["two"]
+    assert "no interval" in told["goes-on"] and "no interval" in told["odd"]
+
+
+def test_a_legend_names_an_interval_only_where_one_is_drawn(monkeypatch, tmp_path):
+    titles = []
+
+    def saved(figure, path):
+        titles.append(figure.axes[0].get_legend().get_title().get_text())
+        figures._pyplot().close(figure)
+
+    monkeypatch.setattr(figures, "_save", saved)
+    point = {**CURVE[0], "return_ci": [math.nan, math.nan], "ci_over": "episodes"}
+    for curves in ([("a", CURVE), ("b", [point])], [("b", [point])]):
+        figures.draw_curves(curves, tmp_path / "x.png")
+    assert titles == ["mean, 95 % interval over seeds", "mean"]

@@ -80,6 +80,7 @@ def draw_curves(curves: list[tuple[str, list[dict[str, Any]]]], path: Path, titl
     if not any(evaluations for _, evaluations in curves):
         return None
     figure, axes = _pyplot().subplots(figsize=(7, 4), dpi=150, layout="constrained")
+    over = set()
     for i, (name, evaluations) in enumerate(curves):
         stroke = look(i)
         steps = [e["steps"] for e in evaluations]
@@ -87,15 +88,15 @@ def draw_curves(curves: list[tuple[str, list[dict[str, Any]]]], path: Path, titl
         band = [e["return_ci"] for e in evaluations]
         if band and all(math.isfinite(x) for pair in band for x in pair):
             axes.fill_between(steps, *zip(*band, strict=True), color=stroke["color"], alpha=0.18, lw=0)
-    over = {e["ci_over"] for _, evaluations in curves for e in evaluations}
+            over |= {e["ci_over"] for e in evaluations}
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return in evaluation")
     _steps(axes)
     _plain(axes)
     if any(name for name, _ in curves):
-        axes.legend(frameon=False, loc="best", title=f"mean, 95 % interval over {' or '.join(sorted(over))}",
-                    title_fontsize=8, fontsize=9)  # fmt: skip
+        interval = f", 95 % interval over {' or '.join(sorted(over))}" if over else ""
+        axes.legend(frameon=False, loc="best", title=f"mean{interval}", title_fontsize=8, fontsize=9)
     return _save(figure, path)
 
 

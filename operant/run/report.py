@@ -196,7 +196,7 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
         evaluations = [_evaluation(row) for row in directory.metrics() if "eval_return" in row]
         name = f"{config['agent']['class']} ({path.name})"
         curves.append((name, evaluations))
-        last = evaluations[-1] if evaluations else None
+        last = {**evaluations[-1], **_end_of_one_seed(directory, evaluations[-1])} if evaluations else None
         keys = ("steps", "return_mean", "return_ci", "ci_over", "seeds")
         known = {key: last[key] for key in keys} if last else {}
         rows.append(
@@ -222,8 +222,9 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
             table.add_row(row["run"], row["method"], row["env"], "", "", "not evaluated yet", "")
             continue
         low, high = row["return_ci"]
+        interval = f"{low:,.1f} to {high:,.1f} over {row['ci_over']}" if math.isfinite(low + high) else "no interval"
         table.add_row(row["run"], row["method"], row["env"], str(row["seeds"]), f"{row['steps']:,}",
-                      f"{row['return_mean']:,.1f}", f"{low:,.1f} to {high:,.1f} over {row['ci_over']}")  # fmt: skip
+                      f"{row['return_mean']:,.1f}", interval)  # fmt: skip
     console = _console()
     console.print(table)
     if len(envs) > 1:
@@ -233,7 +234,7 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
 
 
 def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation as the metrics keep it: one mean per lane, so the interval is over lanes."""
+    """An evaluation as the metrics keep it: one mean per lane, so the interval is over lanes, and one lane has none."""
     from operant.scores import mean_interval
 
     returns = np.array([x for x in row["eval_return"] if math.isfinite(x)])
@@ -242,9 +243,20 @@ def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
         "steps": min(row["steps"]),
         "return_mean": float(returns.mean()) if len(returns) else math.nan,
         "return_ci": [low, high],
-        "ci_over": "seeds",
+        "ci_over": "seeds" if len(row["eval_return"]) > 1 else "episodes",
         "seeds": len(row["eval_return"]),
     }
+
+
+def _end_of_one_seed(directory: Any, last: dict[str, Any]) -> dict[str, Any]:
+    """The interval over the episodes of a single seed's last evaluation, which only the summary keeps."""
+    summary = (directory.summary or {}) if last["seeds"] == 1 else {}
+    mean, interval = summary.get("return_mean"), summary.get("return_ci")
+    numbers = [mean, *interval] if isinstance(interval, list) else []
+    if len(numbers) != 3 or not all(type(x) is float for x in numbers):
+        return {}
+    # a summary is out of date once the run goes on
+    return {"return_ci": interval} if math.isclose(mean, last["return_mean"], rel_tol=1e-9, abs_tol=1e-12) else {}
 
 
 # ------------------------------------------------------------------------------------------------- where time goes
