@@ -131,3 +131,22 @@ def test_a_legend_names_an_interval_only_where_one_is_drawn(monkeypatch, tmp_pat
     for curves in ([("a", CURVE), ("b", [point])], [("b", [point])]):
         figures.draw_curves(curves, tmp_path / "x.png")
     assert titles == ["mean, 95 % interval over seeds", "mean"]
+
+
+# ------------------------------------------------------------------------------------------------------------ listing
+def test_a_listing_tells_why_a_run_failed_and_has_a_dash_for_what_is_not_known(tmp_path, capsys):
+    from operant.run.directory import list_runs
+
+    recorded(tmp_path / "good", [4.0], summary={"steps": 10, "return_mean": 4.0})
+    recorded(tmp_path / "bad").set_status("failed", "ValueError: [red]lane 1[/x]\nNaN " + "very " * 100 + "long")
+    recorded(tmp_path / "gone").set_status("running")
+    status = json.loads((tmp_path / "gone" / "status.json").read_text())
+    (tmp_path / "gone" / "status.json").write_text(json.dumps({**status, "pid": 0}))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("[")
+    report.print_runs(list_runs(tmp_path), str(tmp_path), json_line=False)
+    told = capsys.readouterr().out
+    lines = {line.split()[0].rpartition("/")[2]: line for line in told.splitlines()}
+    assert "None" not in told and "is not JSON" in lines["broken"] and lines["broken"].split()[1] == "-"
+    assert "ValueError: [red]lane 1[/x] NaN very" in lines["bad"] and "long" not in lines["bad"]
+    assert "its process is gone" in lines["gone"] and lines["good"].split()[-1] == "4.0"

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from operant.errors import UserError
+from operant.run import files
 from operant.run.figures import draw_curves, draw_dials, draw_portrait
 
 
@@ -159,22 +160,34 @@ def print_runs(runs: list[dict[str, Any]], root: str, *, json_line: bool) -> Non
     if not runs:
         print(f"no runs under {root}; `operant train ppo CartPole-v1` makes one")
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("run", "method", "env", "status", "steps", "return"):
+    for name in ("run", "method", "env", "status", "steps", "return", ""):
         table.add_column(name, justify="right" if name in ("steps", "return") else "left")
     for run in runs:
         mean = run.get("return_mean")
         table.add_row(
-            str(run.get("run", "")),
-            str(run.get("method", "")),
-            str(run.get("env", "")),
-            str(run.get("status", "")),
-            f"{run['steps']:,}" if run.get("steps") is not None else "",
-            f"{mean:,.1f}" if isinstance(mean, (int, float)) else "",
+            *(escape(run.get(name) or "-") for name in ("run", "method", "env", "status")),
+            f"{run['steps']:,}" if run.get("steps") is not None else "-",
+            f"{mean:,.1f}" if isinstance(mean, (int, float)) else "-",
+            escape(_why(run)),
         )
     _console().print(table)
+
+
+def _why(run: dict[str, Any], most: int = 100) -> str:
+    """What is wrong with a run that failed or is broken, in one short line."""
+    why: Any = run.get("problem")
+    if run.get("status") == "failed":
+        try:
+            status = files.read_json(Path(run["run"]) / "status.json")
+        except (UserError, FileNotFoundError):
+            status = {}
+        why = "its process is gone" if status.get("status") == "running" else status.get("reason")
+    text = "".join(c if c.isprintable() else " " for c in why) if isinstance(why, str) else ""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 # -------------------------------------------------------------------------------------------------------- comparing
