@@ -11,6 +11,7 @@ import pytest
 import operant as op
 from operant.rollout import Outcome
 from operant.run.evaluation import summarize
+from operant.run.report import _evaluation
 from operant.run.train import resume
 
 SMALL = op.A2C(num_envs=2, rollout_length=5)
@@ -27,6 +28,8 @@ def test_settings_of_a_sweep_are_not_pooled():
     assert (said["setting"], said["seeds"], said["return_mean"], said["ci_over"]) == (1, 2, 10.5, "seeds")
     assert said["return_ci"] == pytest.approx(summarize(outcome(returns[2:4]))["return_ci"])
     np.testing.assert_array_equal(said["returns"], [2, 1, 10, 11, np.nan, 2])
+    kept = _evaluation({"eval_return": said["returns"], "steps": [7] * 6}, settings=3)
+    assert all(kept[name] == said[name] for name in ("return_mean", "return_ci", "ci_over", "seeds"))
     one_seed = summarize(outcome(returns[:4]), settings=4)
     assert (one_seed["setting"], one_seed["seeds"], one_seed["ci_over"]) == (3, 1, "episodes")
     assert one_seed["return_ci"] == pytest.approx(summarize(outcome(returns[3:4]))["return_ci"])

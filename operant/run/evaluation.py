@@ -20,23 +20,29 @@ def summarize(outcome: Outcome, settings: int = 1) -> dict[str, Any]:
     returns = np.asarray(outcome.returns, np.float64)
     finished = np.asarray(outcome.finished)
     means = returns.mean(1)
-    by_setting = means.reshape(settings, -1)
-    setting = int(np.argmax([_mean(seeds) if np.isfinite(seeds).any() else -math.inf for seeds in by_setting]))
-    over_seeds = by_setting.shape[1] > 1
-    sample = by_setting[setting] if over_seeds else returns[setting]
+    setting, seeds = best_setting(means, settings)
+    over_seeds = len(seeds) > 1
+    sample = seeds if over_seeds else returns[setting]
     finite = sample[np.isfinite(sample)]
     low, high = mean_interval(finite) if len(finite) > 1 else (math.nan, math.nan)
     return {
         "return_mean": _mean(sample),
         "return_ci": [low, high],
         "ci_over": "seeds" if over_seeds else "episodes",
-        "seeds": by_setting.shape[1],
+        "seeds": len(seeds),
         "episodes": int(returns.shape[1]),
         "returns": means.tolist(),
         "length_mean": float(np.asarray(outcome.lengths).mean()),
         "unfinished": int((~finished).sum()),
         **({"setting": setting} if settings > 1 else {}),
     }
+
+
+def best_setting(means: np.ndarray, settings: int) -> tuple[int, np.ndarray]:
+    """The number of the setting whose seeds did best, and their means. means: [settings * seeds], by lanes."""
+    by_setting = means.reshape(settings, -1)
+    best = int(np.argmax([_mean(seeds) if np.isfinite(seeds).any() else -math.inf for seeds in by_setting]))
+    return best, by_setting[best]
 
 
 def _mean(sample: np.ndarray) -> float:

@@ -197,7 +197,7 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     Each run is one curve, with its own interval: runs are not pooled, be they of one configuration.
     """
     from operant.run.directory import RunDirectory
-    from operant.run.settings import check_config
+    from operant.run.settings import Settings, check_config
 
     if len(paths) < 2:
         raise UserError("compare needs two runs or more")
@@ -205,8 +205,10 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
     for path in paths:
         directory = RunDirectory.open(path)
         config = directory.config
-        check_config(config, path / "config.json", "agent", "env")
-        evaluations = [_evaluation(row) for row in directory.metrics() if "eval_return" in row]
+        check_config(config, path / "config.json", "agent", "env", "settings")
+        seeds = Settings.from_json(config["settings"]).seeds
+        rows_of_run = [row for row in directory.metrics() if "eval_return" in row]
+        evaluations = [_evaluation(row, len(row["eval_return"]) // seeds) for row in rows_of_run]
         name = f"{config['agent']['class']} ({path.name})"
         curves.append((name, evaluations))
         last = {**evaluations[-1], **_end_of_one_seed(directory, evaluations[-1])} if evaluations else None
@@ -246,18 +248,21 @@ def compare_runs(paths: list[Path], out: Path, *, json_line: bool) -> None:
         console.print(f"\n{figure}")
 
 
-def _evaluation(row: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation as the metrics keep it: one mean per lane, so the interval is over lanes, and one lane has none."""
+def _evaluation(row: dict[str, Any], settings: int) -> dict[str, Any]:
+    """An evaluation as the metrics keep it: one mean per lane, so the interval is over seeds, and one seed has none.
+    Of a sweep's settings it is the best."""
+    from operant.run.evaluation import best_setting
     from operant.scores import mean_interval
 
-    returns = np.array([x for x in row["eval_return"] if math.isfinite(x)])
+    seeds = best_setting(np.array(row["eval_return"], float), settings)[1]
+    returns = seeds[np.isfinite(seeds)]
     low, high = mean_interval(returns) if len(returns) > 1 else (math.nan, math.nan)
     return {
         "steps": min(row["steps"]),
         "return_mean": float(returns.mean()) if len(returns) else math.nan,
         "return_ci": [low, high],
-        "ci_over": "seeds" if len(row["eval_return"]) > 1 else "episodes",
-        "seeds": len(row["eval_return"]),
+        "ci_over": "seeds" if len(seeds) > 1 else "episodes",
+        "seeds": len(seeds),
     }
 
 

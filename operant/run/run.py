@@ -26,7 +26,7 @@ from operant.run.evaluation import summarize
 from operant.run.leaves import Damaged
 from operant.run.policy import Policy
 from operant.run.program import Program
-from operant.run.settings import Settings
+from operant.run.settings import Settings, check_config
 
 
 @dataclasses.dataclass
@@ -161,6 +161,7 @@ def load_run(
 def as_configured(directory: RunDirectory, env: Any) -> tuple[Any, Settings, Program, list[dict[str, Any]]]:
     """What a run's configuration asks for: its agent, settings, compiled side and lanes."""
     config = directory.config
+    check_config(config, directory.path / "config.json")
     agent = from_json(config["agent"])
     agent.check()
     settings = Settings.from_json(config["settings"])
@@ -168,7 +169,7 @@ def as_configured(directory: RunDirectory, env: Any) -> tuple[Any, Settings, Pro
     made_on, now = config["devices"], program.devices_used()
     if made_on != now:
         print(
-            f"this run was made on {made_on['number']} device(s), {made_on['kind']}, now it has {now['number']}, "
+            f"this run was made on {made_on['number']} device(s), {made_on.get('kind')}, now it has {now['number']}, "
             f"{now['kind']}: it goes on, but its numbers may differ in the last bits",
             file=sys.stderr,
         )
