@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,8 @@ def _told_in(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        directory.set_status("failed", f"{type(error).__name__}: {error}"[:500])
+        with suppress(UserError):  # a disk that is full has been told of by then
+            directory.set_status("failed", f"{type(error).__name__}: {error}"[:500])
         raise
 
 
