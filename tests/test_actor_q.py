@@ -13,7 +13,9 @@ from harness import QUICK
 
 import operant as op
 from operant import actor_q as aq
+from operant import methods
 from operant.agent import strong
+from operant.errors import UserError
 from operant.methods.value import mpo
 from operant.ops.distributions import Categorical, MultiCategorical, Normal, masked
 from operant.types import Batch, Box, Dict, Discrete, MultiDiscrete, Spec, zeros
@@ -499,3 +501,10 @@ def test_images_dictionaries_and_priorities_learn(name: str):
     state, metrics, priority = once(KEY)
     assert priority.shape == (len(WINDOWS),) and (np.asarray(priority) > 0).all()
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((state.params, metrics)))
+
+
+def test_streams_are_for_several_actions():
+    agent = methods.build("ddpg")
+    agent.check()
+    with pytest.raises(UserError, match="2 streams.*expected head.streams 1"):
+        methods.apply(agent, {"head.streams": 2}).check()

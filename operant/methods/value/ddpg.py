@@ -75,6 +75,11 @@ class DDPG:
     def check(self) -> None:
         if self.memory is None:
             raise UserError(f"{self.registered_name}: memory is None; expected a replay memory")
+        if self.head.streams != 1:
+            raise UserError(
+                f"{self.registered_name}: head has {self.head.streams} streams, but a continuous action has no "
+                "others beside it to be compared with; expected head.streams 1"
+            )
 
     def init(self, key, spec):
         actor_key, critic_key = jax.random.split(key)
