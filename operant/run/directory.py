@@ -177,8 +177,10 @@ def _is_alive(pid: int, started: Any) -> bool:
     """Whether a process lives, and is the one that was meant: numbers of processes come round again."""
     if not 0 < pid < 2**31:
         return False
-    if os.name == "nt":  # there, signal 0 would end the process; one who asks from outside cannot tell
-        return True
+    if os.name == "nt":  # there, signal 0 would end the process
+        import psutil
+
+        return psutil.pid_exists(pid)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
