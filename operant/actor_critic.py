@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from operant import nn
 from operant.agent import option, part
+from operant.errors import UserError
 from operant.gradient import State
 from operant.ops import parallel
 from operant.ops.optimizers import Optimizer
@@ -53,15 +54,23 @@ class ActorCritic:
     """Policy and value networks with their normalisers."""
 
     torso: str = option("auto", "encoder: auto (by the observation), mlp, nature, nips, impala, minatar")
-    hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers", low=1)
+    hidden: tuple[int, ...] = option((64, 64), "widths of the hidden layers; torsos of images have their own", low=1)
     activation: str = option(
-        "tanh", "nonlinearity of the hidden layers", choices=("tanh", "relu", "elu", "gelu", "silu")
+        "tanh",
+        "nonlinearity of the hidden layers; torsos of images have their own",
+        choices=("tanh", "relu", "elu", "gelu", "silu"),
     )
-    shared: str = option("auto", "one torso for policy and value; auto: for images", choices=("auto", "yes", "no"))
+    shared: str = option(
+        "auto", "one torso for policy and value; auto: for images, and with memory", choices=("auto", "yes", "no")
+    )
     recurrent: str = option("", "recurrent cell between torso and heads; empty: none", choices=("", "lstm", "gru"))
     recurrent_size: int = option(128, "units of the recurrent cell", low=1)
     normalize_observation: bool = option(False, "standardise observations by their running moments, clipped at 10")
     normalize_reward: bool = option(False, "divide rewards by the running deviation of discounted returns")
+
+    def check(self) -> None:
+        if self.recurrent and self.shared == "no":
+            raise UserError("actor-critic: shared is no, but a recurrent network has one torso; expected auto or yes")
 
     def module(self, spec: Spec) -> nn.ActorCritic:
         """The Linen module for a task: its observation decides the torso, its action space the head."""

@@ -52,7 +52,8 @@ def option(default: Any, help: str, *, low: float = -math.inf, high: float = mat
 def child(default: Any, help: str, *, choices: tuple[type, ...] = (), **changes: Any) -> Any:
     """A field that holds another agent, or a part such as a memory: its dials are dials of the whole.
 
-    choices: the kinds of part that the library has for this place, chosen on the command line by their names.
+    choices: the kinds of part that the library has for this place, chosen on the command line by their names; a part
+    of the user's own is taken too if it has the fields and methods that they have in common.
     changes: fields in which this place differs from the part's own defaults.
     """
     factory = functools.partial(default, **changes) if changes else default
@@ -64,14 +65,18 @@ def agent(name: str) -> Callable[[type[T]], type[T]]:
     """Class decorator: makes a frozen dataclass pytree and registers it under `name` (command line, saved runs)."""
 
     def wrap(cls: type[T]) -> type[T]:
+        from operant.methods import entries  # read from the files as text: not all of the library's are imported yet
+
+        if name in entries() and cls.__module__ != entries()[name].module:
+            raise UserError(f"the name '{name}' is taken: the library has a method of that name; expected another")
         cls = _pytree_dataclass(cls, name)
         setattr(cls, "starts_from", getattr(cls, "starts_from", ""))  # noqa: B010 - the class has no such field
         if "agent" in {f.name for f in dataclasses.fields(cls)}:  # an agent of an agent shares its base's shapes
             for shared in ("num_envs", "rollout_length", "memory", "meta_period", "playable"):
                 if not hasattr(cls, shared):
                     setattr(cls, shared, property(lambda self, shared=shared: getattr(self.agent, shared)))
-            if not hasattr(cls, "meta_learn"):
-                cls.meta_learn = _meta_learn_of_base
+            for hook, of_base in (("meta_learn", _meta_learn_of_base), ("observe", _observe_of_base)):
+                setattr(cls, hook, getattr(cls, hook, of_base))
             if not hasattr(cls, "new_tasks"):
                 cls.new_tasks = property(_new_tasks_of_base)
         else:
@@ -90,6 +95,10 @@ def _meta_learn_of_base(self, state, batch, key):
     return state.replace(agent=self.agent.meta_learn(state.agent, batch, key))
 
 
+def _observe_of_base(self, state, batch):
+    return state.replace(agent=self.agent.observe(state.agent, batch))
+
+
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(dial, option, child))
 def part(name: str) -> Callable[[type[T]], type[T]]:
     """Class decorator for what an agent is made of (a memory, a target rule): the same rules of dials and structure."""
@@ -104,7 +113,7 @@ def _pytree_dataclass(cls: type[T], name: str) -> type[T]:
     meta = [f.name for f in fields if f.name not in data]
     jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=meta)
     cls.registered_name = name
-    own_check = cls.__dict__.get("check")
+    own_check = getattr(cls, "check", None)  # its own, or that of the class it is made from
 
     def check(self) -> None:
         """Raises UserError naming the field, its value and what was expected."""
@@ -114,6 +123,9 @@ def _pytree_dataclass(cls: type[T], name: str) -> type[T]:
 
     cls.check = check
     cls.replace = lambda self, **changes: dataclasses.replace(self, **changes)
+    known = _classes.get(name, cls)
+    if known.__module__ != cls.__module__ and (_of_the_library(known) or _of_the_library(cls)):
+        raise UserError(f"the name '{name}' is taken by {known.__module__}.{known.__qualname__}; expected another")
     _classes[name] = cls
     return cls
 
@@ -238,10 +250,9 @@ def _check_fields(agent: Any) -> None:
         value, name = getattr(agent, f.name), f"{agent.registered_name}: {f.name}"
         if f.metadata.get("child"):
             for held in value if isinstance(value, tuple) else (value,):
-                if hasattr(held, "check"):
+                _check_kind(held, _kinds(f, hints[f.name]), name)
+                if held is not None:
                     held.check()
-                elif held is not None:
-                    raise UserError(f"{name} is {held!r}; expected an agent or a part, made by @agent or @part")
             continue
         try:
             numbers = _numbers(value, hints[f.name])
@@ -256,6 +267,34 @@ def _check_fields(agent: Any) -> None:
         choices = f.metadata.get("choices", ())
         if choices and value not in choices:
             raise UserError(f"{name} is {value!r}; expected one of {', '.join(map(repr, choices))}")
+
+
+def _kinds(field: dataclasses.Field, hint: Any) -> tuple[type, ...]:
+    """The kinds of part that a child may be; none said: any."""
+    return field.metadata["choices"] or ((hint,) if hasattr(hint, "registered_name") else ())
+
+
+def _check_kind(held: Any, kinds: tuple[type, ...], name: str) -> None:
+    """The library's own parts must be of one of these kinds; a user's own must have what the kinds have in common."""
+    if isinstance(held, kinds) or (held is None and not kinds):
+        return
+    if not hasattr(held, "registered_name"):
+        expected = " or ".join(kind.registered_name for kind in kinds) or "an agent or a part, made by @agent or @part"
+        raise UserError(f"{name} is {held!r}; expected {expected}")
+    missing = sorted(set.intersection(*map(_public, kinds)) - _public(type(held))) if kinds else []
+    if missing or (kinds and _of_the_library(type(held))):
+        what = f", or a part with {', '.join(missing)} like theirs" if missing else ""
+        expected = " or ".join(kind.registered_name for kind in kinds)
+        raise UserError(f"{name} is {held.registered_name}; expected {expected}{what}")
+
+
+def _public(cls: type) -> set[str]:
+    """The names of a part's fields and methods."""
+    return {name for name in (*dir(cls), *(f.name for f in dataclasses.fields(cls))) if not name.startswith("_")}
+
+
+def _of_the_library(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "operant"
 
 
 def _numbers(value: Any, hint: Any) -> np.ndarray:
@@ -292,6 +331,8 @@ def to_json(agent: Any) -> dict[str, Any]:
             return to_json(value)
         if isinstance(value, (tuple, list)):
             return [encode(v) for v in value]
+        if isinstance(value, np.generic):
+            return encode(value.item())
         if isinstance(value, (np.ndarray, jax.Array)):
             return encode(np.asarray(value, np.float64).tolist())
         if isinstance(value, float) and not math.isfinite(value):
@@ -330,7 +371,13 @@ def from_json(data: dict[str, Any], find: Callable[[str], type | None] = registe
     values = {name: decode(value) for name, value in data.items() if name != "class"}
     for name, value in values.items():
         if is_dial(fields[name]):
-            values[name] = np.asarray(value, np.float32) if isinstance(value, tuple) else float(value)
+            try:
+                values[name] = np.asarray(value, np.float32) if isinstance(value, tuple) else float(value)
+            except (TypeError, ValueError):
+                raise UserError(f"{data['class']}: {name} is {value!r}; expected a number") from None
+    needed = [name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise UserError(f"{data['class']}: no value for {', '.join(missing)}, which has no default")
     return cls(**values)
 
 

@@ -51,7 +51,12 @@ class Health:
 
 @struct
 class RunState:
-    """The whole of a run. Leading axis [K] (lanes) everywhere but in the environments' state, which is [K*B]."""
+    """The whole of a run. Leading axis [K] (lanes) everywhere but in the environments' state, which is [K*B].
+
+    steps     experience: environment steps that were valid, in each lane
+    updates   calls of `Online.update`, each with a rollout
+    learns    calls of the agents' `learn`: one an update, or, with a memory, as many as it says, once it is ready
+    """
 
     agent: Any
     state: PyTree
@@ -61,6 +66,7 @@ class RunState:
     health: Health
     steps: Int[Array, "K"]
     updates: Int[Array, ""]
+    learns: Int[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +90,8 @@ class Online:
         memory = () if agents.memory is None else self._init_memory(agents, states)
         health = Health(jnp.full((self.lanes,), -1, jnp.int32), jnp.full((self.lanes,), -1, jnp.int32))
         steps = jnp.zeros((self.lanes,), jnp.int32)
-        return RunState(agents, states, memory, stage, run_key, health, steps, jnp.zeros((), jnp.int32))
+        zero = jnp.zeros((), jnp.int32)
+        return RunState(agents, states, memory, stage, run_key, health, steps, zero, zero)
 
     def update(self, run: RunState) -> tuple[RunState, dict[str, Float[Array, "K"]]]:
         """One rollout and the learning that follows it. Metrics are one number per lane."""
@@ -93,13 +100,13 @@ class Online:
         stage = self._new_tasks(run, keys[:, 2])
         stage, batch = rollout(run.agent, run.state, self.env, stage, act_keys, run.agent.rollout_length)
         if run.agent.memory is None:
-            memory = run.memory
-            state = self._meta_learn(run.agent, run.state, batch, keys[:, 2], run.updates, LANE_AXES)
+            memory, learned = run.memory, 1
+            state = self._meta_learn(run.agent, run.state, batch, keys[:, 2], run.learns, LANE_AXES)
             state, metrics, _ = jax.vmap(lambda a, s, b, k: a.learn(s, b, k), in_axes=(0, 0, LANE_AXES, 0))(
                 run.agent, state, batch, keys[:, 2]
             )
         else:
-            memory, state, metrics = self._learn_from_memory(run, batch, keys[:, 2])
+            memory, state, metrics, learned = self._learn_from_memory(run, batch, keys[:, 2])
         state, health = self._keep_sound(run, batch, state, metrics)
         going = self.going(run)
         # what a finished lane plays on, since it cannot be left out of the fold, is no part of its training
@@ -115,6 +122,7 @@ class Online:
             health=health,
             steps=run.steps + new_steps,
             updates=run.updates + 1,
+            learns=run.learns + learned,
         )
         return run, metrics
 
@@ -137,8 +145,10 @@ class Online:
         return jax.lax.cond(new.any(), begin, lambda stage: stage, run.stage)
 
     def _meta_learn(self, agents: Any, states: PyTree, batch: Batch, keys: PRNGKeyArray, count, axes) -> PyTree:
-        """The agents' states, after the meta step of every `meta_period`-th update: a real branch, as `count` has no
-        lane axis."""
+        """The agents' states, after the meta step before every `meta_period`-th learn but the first.
+
+        A real branch, as `count` (of the learns so far) has no lane axis.
+        """
         if not agents.meta_period:
             return states
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
@@ -188,7 +198,7 @@ class Online:
         def learn(carried):
             number = memory.updates_per_rollout
             each = jnp.swapaxes(jax.vmap(lambda key: jax.random.split(key, number))(keys), 0, 1)
-            carried, metrics = jax.lax.scan(once, carried, (run.updates * number + jnp.arange(number), each))
+            carried, metrics = jax.lax.scan(once, carried, (run.learns + jnp.arange(number), each))
             return carried, jax.tree.map(lambda x: x.mean(0), metrics)
 
         shapes = jax.eval_shape(learn, (stored.index, state))[1]
@@ -200,7 +210,7 @@ class Online:
         # all lanes insert equally many rows, so one real branch serves them all
         ready = jax.vmap(lambda memory, s: memory.ready(s), in_axes=(0, axes))(memory, stored).all()
         (index, state), metrics = jax.lax.cond(ready, learn, wait, (stored.index, state))
-        return stored.replace(index=index), state, metrics
+        return stored.replace(index=index), state, metrics, ready * memory.updates_per_rollout
 
     # ------------------------------------------------------------------------------------------------ NaN and infinity
     def suspects(self, run: RunState) -> list[str]:

@@ -503,8 +503,9 @@ def test_images_dictionaries_and_priorities_learn(name: str):
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((state.params, metrics)))
 
 
-def test_streams_are_for_several_actions():
-    agent = methods.build("ddpg")
+@pytest.mark.parametrize("name", ["ddpg", "d4pg"])
+def test_streams_are_for_several_actions(name: str):
+    agent = methods.build(name)
     agent.check()
     with pytest.raises(UserError, match="2 streams.*expected head.streams 1"):
         methods.apply(agent, {"head.streams": 2}).check()

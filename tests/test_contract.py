@@ -5,25 +5,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import QUICK, Probe, differing, largest_difference, leaves
+from harness import QUICK, Probe, differing, largest_difference, leaves, tiny_agent
 from scipy.stats import chi2
 
 import operant as op
 from operant.actor_critic import ActorCritic
-from operant.agent import dials, strong, with_dials
+from operant.agent import dials, from_json, strong, to_json, with_dials
 from operant.envs import registry
 from operant.envs.base import batched
 from operant.envs.worlds import WORLDS
+from operant.errors import UserError
 from operant.gradient import minibatches
+from operant.memory import PrioritizedReplay, Replay, SequenceReplay
 from operant.ops.optimizers import adam
 from operant.ops.shuffle import permutation
 from operant.rollout import begin, environment_keys, rollout
-from operant.types import Batch, Box, Dict, Discrete, Spec
+from operant.types import Batch, Box, Dict, Discrete, Spec, struct
 
 
 def one_lane(tree):
@@ -71,6 +74,97 @@ def test_numbers_of_any_kind_are_one_compilation():
     for number in (1e-3, 1, np.float64(2), np.float32(3), jnp.float32(1e-3), jnp.asarray(5)):
         calls(strong(op.A2C().replace(learning_rate=number)))
     assert calls._cache_size() == 1
+
+
+@op.part("test-fading")
+class Fading:
+    """An exploration of a user's own: what the library's have in common, and no more."""
+
+    rate: float = op.dial(1.0, "how fast", low=0.0)
+
+    def epsilon(self, state, env_index):
+        return jnp.exp(-self.rate * state.progress) * jnp.ones(env_index.shape)
+
+
+@op.part("test-lame")
+class Lame:
+    rate: float = op.dial(1.0, "how fast", low=0.0)
+
+
+@pytest.mark.parametrize(
+    "held, said",
+    [
+        ({"memory": None}, "memory is None; expected replay or prioritized"),
+        ({"memory": SequenceReplay()}, "memory is sequences; expected replay or prioritized"),
+        ({"exploration": Replay()}, "exploration is replay; expected by-time or by-index or by-worker"),
+        ({"exploration": 0.1}, "exploration is 0.1; expected by-time"),
+        ({"exploration": Lame()}, "exploration is test-lame; expected .* with epsilon like theirs"),
+        ({"network": ActorCritic()}, "network is actor-critic; expected q-network"),
+        ({"memory": Replay(n_step=0)}, "replay: n_step is 0"),
+    ],
+)
+def test_what_an_agent_holds_is_of_a_kind_that_fits(held, said: str):
+    op.DQN().replace(exploration=Fading(), memory=PrioritizedReplay()).check()
+    with pytest.raises(UserError, match=said):
+        op.DQN().replace(**held).check()
+
+
+def test_a_class_made_from_another_is_checked_as_that_one_is():
+    @op.agent("test-made-from-ddpg")
+    class MadeFromDDPG(op.DDPG):
+        """The same, under another name."""
+
+    MadeFromDDPG().check()
+    for agent in (op.DDPG(), op.D4PG(), MadeFromDDPG()):
+        with pytest.raises(UserError, match=f"{agent.registered_name}: head has 2 streams"):
+            agent.replace(head=agent.head.replace(streams=2)).check()
+
+
+@pytest.mark.parametrize("decorator", [op.agent, op.part])
+@pytest.mark.parametrize("name", ["ppo", "dueling"])
+def test_the_librarys_names_are_its_own(decorator, name: str):
+    with pytest.raises(UserError, match=f"the name '{name}' is taken"):
+
+        @decorator(name)
+        class Mine:
+            rate: float = op.dial(1.0, "how fast")
+
+    assert op.methods.load("ppo") is op.PPO
+
+
+def test_an_agent_around_another_has_what_it_does_not_say_itself():
+    """`observe` above all: a memory's agent counts its steps there."""
+
+    @op.agent("test-around")
+    class Around:
+        """Adds nothing."""
+
+        agent: Any = op.child(op.DQN, "the agent")
+
+        def init(self, key, spec):
+            return Held(self.agent.init(key, spec))
+
+    agent = Around()
+    assert (agent.num_envs, agent.memory) == (agent.agent.num_envs, agent.agent.memory)
+    base = tiny_agent("dqn")
+    env = batched(Probe(), 2)
+    _, state, (batch,) = rollouts(base, env, 8, 1)
+    seen = agent.replace(agent=base).observe(Held(state), batch)
+    assert int(seen.agent.steps) == int(batch.valid.sum()) > 0
+
+
+@struct
+class Held:
+    agent: Any
+
+
+def test_json_takes_what_numpy_computes_and_says_what_it_cannot_read():
+    agent = op.A2C(learning_rate=np.float32(3e-4), gamma=np.float64(0.9), max_grad_norm=np.float32(np.inf))
+    again = from_json(to_json(agent))
+    assert again == agent.replace(learning_rate=float(np.float32(3e-4)))
+    for wrong in ("much", ["a", "b"], None, {"a": 1}):
+        with pytest.raises(UserError, match="a2c: learning_rate is .*; expected a number"):
+            from_json({**to_json(agent), "learning_rate": wrong})
 
 
 def test_spec_is_hashable_and_equal_when_made_twice():
@@ -372,3 +466,9 @@ def test_state_names_are_readable():
     _, state, _ = rollouts(op.A2C(num_envs=2), batched(Probe(), 2), 2, 1)
     names = list(leaves(state))
     assert "steps" in names and any(name.startswith("params.") and name.endswith(".kernel") for name in names)
+
+
+def test_a_recurrent_actor_critic_has_one_torso():
+    op.PPO(network=ActorCritic(recurrent="gru"), num_minibatches=4).check()
+    with pytest.raises(UserError, match="shared is no, but a recurrent network has one torso"):
+        op.A2C(network=ActorCritic(recurrent="gru", shared="no")).check()

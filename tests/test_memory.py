@@ -200,6 +200,21 @@ def test_priorities_decide_how_often_and_weights_take_it_back():
         assert weight == pytest.approx(min(weights.values()) / weights[place], rel=1e-4)
 
 
+def test_the_exponent_of_the_weights_goes_from_beta_to_its_end():
+    world = World(2, 2, 4)
+    memory = PrioritizedReplay(
+        capacity=64, batch_size=512, n_step=1, learning_starts=1, alpha=1.0, beta=0.2, beta_end=0.8
+    )
+    stored = fill(memory, world, 10)  # 80 rows
+    _, ticket = memory.sample(stored, jax.random.key(0), world.spec)
+    priority = (ticket.places % 3 + 1).astype(jnp.float32)
+    stored = stored.replace(index=memory.update(stored.index, ticket, priority))
+    for planned, beta in ((0, 0.2), (160, 0.5), (80, 0.8), (40, 0.8)):
+        batch, ticket = memory.sample(stored, jax.random.key(1), world.spec.replace(total_steps=planned))
+        weight = (np.asarray(ticket.places) % 3 + 1.0) ** -beta
+        np.testing.assert_allclose(batch.weight[0], weight / weight.max(), rtol=1e-4)
+
+
 def test_new_transitions_get_the_largest_priority():
     world = World(3, 1, 2)
     memory = PrioritizedReplay(capacity=32, batch_size=4, n_step=1, learning_starts=1, alpha=1.0)

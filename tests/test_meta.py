@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import QUICK, Probe, course, shrink
+from harness import QUICK, Probe, course, leaves, shrink
 from test_contract import doubled, rollouts
 from test_td import trained as trained_in
 
@@ -205,6 +205,27 @@ def test_agents_with_a_memory_are_tuned_on_its_samples(base: str, mode: str):
     assert (metrics["learning"] == 1).all()
 
 
+@pytest.mark.parametrize("learning_starts", [0, 33])
+def test_the_tape_is_of_the_updates_since_the_meta_step_before(learning_starts: int):
+    """Replayed, it leads to the parameters that the agent has: whenever learning began, and however often it learns."""
+    agent = small("dqn", over=("gamma",), mode="reverse", horizon=2)
+    agent = methods.apply(shrink(agent, learning_starts=learning_starts), {"agent.memory.updates_per_rollout": 1})
+    period, seen = agent.meta_period, course(agent, Probe(), 8)
+    replay = jax.jit(lambda agent, state: state.past.replay(agent.update, state.eta).params)
+    gammas, learns = [], []
+    for run, metrics in seen:
+        agent, state = (jax.tree.map(lambda x: x[0], tree) for tree in (run.agent, run.state))
+        gammas.append(float(metrics["dial gamma"][0]))
+        learns.append(int(run.learns))
+        if learns[-1] and learns[-1] % period == 0:  # a meta step is due before the next
+            for name, x in leaves(replay(agent, state)).items():
+                np.testing.assert_allclose(x, leaves(state.agent.params)[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    assert learns[-1] == int(state.past.count) == 8 - learns.count(0)
+    assert (learns.count(0) > 0) == (learning_starts > 0)
+    meta_steps = [i for i in range(1, 8) if learns[i - 1] and gammas[i] != gammas[i - 1]]
+    assert meta_steps == [i for i in range(1, 8) if learns[i - 1] and learns[i - 1] % period == 0]
+
+
 def in_the_chain(**changes):
     """TD whose discount is tuned, place by place, for undiscounted values of the whole chain."""
     base = TD(learning_rate=1.0, rollout_length=11, num_envs=1, gamma=0.9, td_lambda=1.0)
@@ -280,6 +301,7 @@ def test_networks_see_the_dials_where_asked():
     [
         (MetaGradient(over=()), "name at least one dial"),
         (MetaGradient(over=("gama",)), "'gama' is no dial"),
+        (MetaGradient(over=("max_grad_norm",), agent=op.A2C(max_grad_norm=float("inf"))), "max_grad_norm is infinite"),
         (MetaGradient(judge=op.PPO()), "expected a2c"),
         (MetaGradient(over=("agent.gamma",), agent=MetaGradient()), "without one"),
         (MetaGradient(accumulate=True, mode="reverse"), "accumulate needs forward"),

@@ -92,3 +92,19 @@ def test_the_carry_of_sarsa_is_an_observation_and_that_of_q_learning_nothing():
     assert jax.tree.leaves(tiny_agent("online-q").start(state, 3)) == []
     carry = tiny_agent("online-q", following="sarsa").start(state, 3)
     assert carry.shape == zeros(state.spec.observation, (3,)).shape
+
+
+def test_a_terminal_observation_may_allow_no_action():
+    """Nothing is to be done there, and its value, which a discount of 0 takes off, must be a number."""
+    ends = Ends("online-q")
+    batch, _ = ends.batch()
+    nothing = np.argwhere(ends.discount == 0)
+    mask = np.ones((6, ends.discount.shape[1], ends.spec.action.n), bool)
+    for t, env in nothing:
+        mask[t + 1, env] = False
+    losses = [
+        ends.agent.loss(ends.state.params, ends.state, batch.replace(action_mask=seen), jax.random.key(0))[0]
+        for seen in (None, jnp.asarray(mask))
+    ]
+    assert len(nothing) and np.isfinite(losses[0])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)

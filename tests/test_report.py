@@ -90,7 +90,7 @@ def test_what_would_wrap_or_be_ignored_is_refused(beyond):
 # ---------------------------------------------------------------------------------------------------------- comparing
 def recorded(path, *returns: list[float], summary: dict | None = None) -> RunDirectory:
     """A run's directory with evaluations (one return per seed), and with how it ended."""
-    settings = {"seeds": len(returns[0])}
+    settings = {"seeds": len(returns[0]) if returns else 1}
     directory = RunDirectory.create(path, {"agent": {"class": "ppo"}, "env": "CartPole-v1", "settings": settings})
     rows = [
         {"update": i, "steps": [10 * i] * len(means), "seconds": i, "eval_return": means}

@@ -78,7 +78,6 @@ def adam(learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scala
 class RMSPropState(NamedTuple):
     square: PyTree
     mean: PyTree
-    velocity: PyTree
 
 
 def rmsprop(
@@ -87,18 +86,16 @@ def rmsprop(
     eps: Scalar = 1e-5,
     eps_inside: bool = False,
     centred: bool = False,
-    momentum: Scalar | None = None,
 ) -> Optimizer:
     """RMSProp. `eps_inside` puts eps under the root (Mnih et al. 2016); outside is PyTorch's form.
 
-    centred   divides by the running deviation instead of the root mean square (Graves 2013, eq. 38 to 40), as the DQN
-              of 2015 does
-    momentum  of the updates; None: none, and nothing is kept for it
+    centred  divides by the running deviation instead of the root mean square (Graves 2013, eq. 38 to 40), as the DQN of
+             2015 does
     """
 
     def init(params):
         zeros = lambda: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
-        return RMSPropState(zeros(), zeros() if centred else (), () if momentum is None else zeros())
+        return RMSPropState(zeros(), zeros() if centred else ())
 
     def update(gradients, state, params, hold=False):
         average = lambda old, new: jax.tree.map(lambda a, g: decay * a + (1 - decay) * g, old, new)  # noqa: E731
@@ -111,10 +108,7 @@ def rmsprop(
             spread = jax.tree.map(lambda v, m: jnp.maximum(v - m * m, 0.0), square, mean)
         root = (lambda v: jnp.sqrt(v + eps)) if eps_inside else (lambda v: safe_sqrt(v) + eps)
         updates = jax.tree.map(lambda g, v: -learning_rate * g / root(v), gradients, spread)
-        velocity = state.velocity
-        if momentum is not None:
-            updates = velocity = jax.tree.map(lambda v, u: momentum * v + u, velocity, updates)
-        return updates, RMSPropState(square, mean, velocity)
+        return updates, RMSPropState(square, mean)
 
     return Optimizer(init, update)
 

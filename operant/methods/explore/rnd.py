@@ -85,9 +85,6 @@ class RND:
     def act(self, state, timestep, carry, key, explore=True):
         return self.agent.act(state.agent, timestep, carry, key, explore)
 
-    def observe(self, state, batch):
-        return state.replace(agent=self.agent.observe(state.agent, batch))
-
     def error(self, params, state, observation):
         """e for each observation [T, B, ...] -> [T, B], observations normalised and clipped at 5 (section 2.4)."""
         spec, norm = state.predictor.spec, state.predictor.norm["observation"]

@@ -25,10 +25,6 @@ from operant.agent import agent, child, dial, option
 from operant.errors import UserError
 from operant.meta import MetaState, Tape, blank_inputs
 from operant.methods.policy.a2c import A2C
-from operant.methods.policy.impala import IMPALA
-from operant.methods.policy.ppo import PPO
-from operant.methods.value.online_q import OnlineQ
-from operant.methods.value.td import TD
 from operant.nn import CELLS, Backward
 from operant.nn.torsos import dense
 from operant.ops.losses import masked_mean
@@ -79,9 +75,10 @@ class FRODO:
         base = self.agent.registered_name
         if self.agent.meta_period:
             raise UserError(f"frodo: {base} has a meta-gradient of its own; expected an agent without one")
-        if not isinstance(self.agent, (A2C, PPO, IMPALA, OnlineQ, TD)):
+        takes = getattr(self.agent, "takes", ())
+        if "target" not in takes:
             raise UserError(f"frodo: {base} takes no targets from outside; expected a2c, ppo, impala, online-q or td")
-        if self.off_policy and isinstance(self.agent, (OnlineQ, TD)):
+        if self.off_policy and "advantage" not in takes:
             raise UserError(f"frodo: {base} has no policy that off_policy could show the rule")
         if getattr(self.agent, "following", "max") != "max":
             raise UserError("frodo: sarsa learns of transitions one step late; expected following max")
@@ -107,7 +104,7 @@ class FRODO:
     @property
     def reader(self):
         """What evaluates a batch for the base agent: its network, or, as values are a policy too, Q-learning itself."""
-        return self.agent if isinstance(self.agent, OnlineQ) else self.agent.network
+        return self.agent if hasattr(self.agent, "evaluate") else self.agent.network
 
     def targets(self, eta, theta, batch):
         """G_eta [T, B], and V [T+1, B] of the present parameters, a constant."""

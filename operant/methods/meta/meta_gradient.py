@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from operant.agent import agent, boxed, child, dial, dials, option, unboxed, with_dials
 from operant.errors import UserError
@@ -58,6 +59,8 @@ class MetaGradient:
         if not self.over:
             raise UserError("meta-gradient: over is empty; name at least one dial of the base agent")
         unboxed(self.agent, self.over)
+        if off := [name for name in self.over if not np.isfinite(dials(self.agent)[name]).all()]:
+            raise UserError(f"meta-gradient: {off[0]} is infinite, and has no gradient there; expected a finite start")
         name = self.agent.registered_name
         if not hasattr(self.agent, "loss"):
             raise UserError(f"meta-gradient: {name} has no loss to differentiate")

@@ -36,6 +36,7 @@ class A2C:
     bootstrap: bool = option(True, "let the value stand for what comes behind a rollout; off: nothing does")
     network: ActorCritic = child(ActorCritic, "policy and value networks, normalisers")
 
+    takes: ClassVar = ("target", "advantage")  # what a batch may bring of its own, in extras
     presets: ClassVar[dict] = {
         "classic_control": {
             "source": "the best of five settings on CartPole-v1, 8 seeds (others than those of the results)",

@@ -68,6 +68,7 @@ class IMPALA:
     rollout_length: int = option(20, "steps in each environment between updates", low=1)
     network: ActorCritic = child(ActorCritic, "policy and value networks, normalisers")
 
+    takes: ClassVar = ("target", "advantage")  # what a batch may bring of its own, in extras
     presets: ClassVar[dict] = {
         "classic_control": {
             "source": "among the best of six settings on CartPole-v1, 4 and 8 seeds (others than those of the results)",

@@ -65,6 +65,7 @@ class PPO:
     num_minibatches: int = option(4, "parts each pass is cut into", low=1)
     network: ActorCritic = child(ActorCritic, "policy and value networks, normalisers")
 
+    takes: ClassVar = ("target", "advantage")  # what a batch may bring of its own, in extras
     presets: ClassVar[dict] = {
         "classic_control": {
             "source": "the best of six settings on CartPole-v1, 8 seeds (others than those of the results)",

@@ -73,8 +73,6 @@ class DDPG:
     }
 
     def check(self) -> None:
-        if self.memory is None:
-            raise UserError(f"{self.registered_name}: memory is None; expected a replay memory")
         if self.head.streams != 1:
             raise UserError(
                 f"{self.registered_name}: head has {self.head.streams} streams, but a continuous action has no "

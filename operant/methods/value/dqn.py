@@ -21,7 +21,6 @@ import jax.numpy as jnp
 
 from operant import action_value as av
 from operant.agent import agent, child, dial, option
-from operant.errors import UserError
 from operant.gradient import count_steps, gradient_step
 from operant.memory import PrioritizedReplay, Replay
 from operant.ops.losses import masked_mean
@@ -123,10 +122,6 @@ class DQN:
             "exploration.fraction": 0.1,
         },
     }
-
-    def check(self) -> None:
-        if self.memory is None:
-            raise UserError(f"{self.registered_name}: memory is None; expected a replay memory")
 
     def make_optimizer(self):
         if self.optimizer == "adam":

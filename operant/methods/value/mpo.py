@@ -22,7 +22,6 @@ import jax.numpy as jnp
 
 from operant import actor_q as aq
 from operant.agent import agent, child, dial, option
-from operant.errors import UserError
 from operant.gradient import count_steps
 from operant.memory import PrioritizedReplay, Replay
 from operant.ops.distributions import Normal
@@ -91,10 +90,6 @@ class MPO:
         "dmc": _CONTROL,
         "brax": _CONTROL,
     }
-
-    def check(self) -> None:
-        if self.memory is None:
-            raise UserError(f"{self.registered_name}: memory is None; expected a replay memory")
 
     def init(self, key, spec):
         actor_key, critic_key = jax.random.split(key)

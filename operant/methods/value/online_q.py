@@ -47,6 +47,7 @@ class OnlineQ:
     exploration: Any = child(av.ByWorker, "the schedule of epsilon", choices=av.EXPLORATIONS)
 
     actions: ClassVar = ("discrete", "multi-discrete", "masked")
+    takes: ClassVar = ("target",)  # what a batch may bring of its own, in extras
     presets: ClassVar[dict] = {
         "atari": {
             "source": "Mnih et al. 2016, section 8: the target network every 40,000 frames, epsilon over 4 million of "
@@ -81,7 +82,8 @@ class OnlineQ:
     def evaluate(self, params, state, batch):
         """As an actor-critic's: no policy, and the best action's value at every observation of the batch."""
         values = self.network.apply(params, state.spec, self.head, batch.observation)
-        return (), av.allowed_values(values, batch.action_mask, state.spec.action).max(-1)
+        best = av.allowed_values(values, batch.action_mask, state.spec.action).argmax(-1)
+        return (), _pick(values, best)  # finite also where an episode has ended and no action is allowed
 
     def rewards(self, state, batch):
         """The batch's rewards as they are learned from: as they are."""

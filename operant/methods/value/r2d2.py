@@ -31,7 +31,6 @@ import jax.numpy as jnp
 
 from operant import action_value as av
 from operant.agent import agent, child, dial, option
-from operant.errors import UserError
 from operant.gradient import count_steps, gradient_step
 from operant.memory import SequenceReplay
 from operant.ops.losses import huber, masked_mean
@@ -112,16 +111,6 @@ class R2D2:
             "memory.updates_per_rollout": 2,
         },
     }
-
-    def check(self) -> None:
-        held = {"network": av.RecurrentQNetwork, "head": av.Plain, "memory": SequenceReplay}
-        for name, kind in held.items():
-            if not isinstance(part := getattr(self, name), kind):
-                found = getattr(part, "registered_name", part)
-                raise UserError(
-                    f"r2d2: {name} is {found}; expected {kind.registered_name}: it learns from sequences, with a "
-                    "recurrent network, one number for each action"
-                )
 
     def optimizer(self):
         return adam(self.learning_rate, eps=self.eps)

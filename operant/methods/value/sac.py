@@ -24,7 +24,6 @@ import jax.numpy as jnp
 from operant import action_value as av
 from operant import actor_q as aq
 from operant.agent import agent, child, dial, option
-from operant.errors import UserError
 from operant.gradient import count_steps
 from operant.memory import PrioritizedReplay, Replay
 from operant.types import Box
@@ -90,10 +89,6 @@ class SAC:
             "memory.updates_per_rollout": 1,
         },
     }
-
-    def check(self) -> None:
-        if self.memory is None:
-            raise UserError(f"{self.registered_name}: memory is None; expected a replay memory")
 
     def init(self, key, spec):
         actor_key, critic_key = jax.random.split(key)

@@ -69,6 +69,7 @@ class TD:
 
     actions: ClassVar = ("continuous",)
     by_state: ClassVar = ("gamma", "td_lambda")  # dials that may be arrays, one entry for each row of a table
+    takes: ClassVar = ("target",)  # what a batch may bring of its own, in extras
     presets: ClassVar[dict] = {}
 
     def optimizer(self):

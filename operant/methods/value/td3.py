@@ -20,7 +20,6 @@ import jax
 
 from operant import actor_q as aq
 from operant.agent import agent, child, dial, option
-from operant.errors import UserError
 from operant.gradient import count_steps
 from operant.memory import PrioritizedReplay, Replay
 from operant.ops.exploration import gaussian_noise
@@ -73,10 +72,6 @@ class TD3:
         "dmc": _CONTROL,
         "brax": _CONTROL,
     }
-
-    def check(self) -> None:
-        if self.memory is None:
-            raise UserError(f"{self.registered_name}: memory is None; expected a replay memory")
 
     def init(self, key, spec):
         actor_key, critic_key = jax.random.split(key)
