@@ -151,7 +151,8 @@ def resume(arguments: list[str]) -> int:
 
 
 def _exit_code(run: Any) -> int:
-    from operant.run.train import EXIT_INTERRUPTED, EXIT_NAN
+    from operant.run.stop import EXIT_INTERRUPTED
+    from operant.run.train import EXIT_NAN
 
     if run.diagnose():
         return EXIT_NAN

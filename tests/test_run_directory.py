@@ -6,6 +6,7 @@ import datetime
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -283,6 +284,46 @@ def test_a_chunk_that_takes_too_long_ends_the_process_and_says_how_to_go_on():
     done = subprocess.run([sys.executable, "-c", HANGING, "0.3", "60"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 4 and "done" not in done.stdout
     assert "operant resume" in done.stderr and "some" in done.stderr
+
+
+LONG_CHUNK = """
+import time
+from pathlib import Path
+import jax
+from operant.run.stop import interrupts
+chunk = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda i, x: x * 1.0001 % 7.0, 1.0)).lower(1).compile()
+with interrupts(Path("some/run")) as interrupted:
+    print("begun", flush=True)
+    chunk(2_000_000_000).block_until_ready()
+    print("chunk over", interrupted.is_set(), flush=True)
+"""
+
+
+def test_a_second_interrupt_ends_the_process_within_compiled_code():
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG_CHUNK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stdout.readline() == "begun\n"
+    for _ in range(2):
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+    told, warned = process.communicate(timeout=60)
+    assert process.returncode == 130 and "chunk over" not in told
+    assert "operant resume some" in warned.replace("\n", " ")
+
+
+def test_an_interrupt_is_heard_and_what_was_there_before_comes_back(tmp_path):
+    """The first is only told of; the second is an exception where Python can raise one."""
+    before = signal.getsignal(signal.SIGINT)
+    with stop.interrupts(tmp_path) as interrupted:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted.is_set()
+    with pytest.raises(KeyboardInterrupt), stop.interrupts(tmp_path):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before and signal.set_wakeup_fd(-1) == -1
+    assert not [thread for thread in threading.enumerate() if thread.name == "operant-interrupts"]
 
 
 def test_a_process_that_works_has_longer_than_one_that_waits(monkeypatch):

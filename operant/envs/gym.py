@@ -27,14 +27,12 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import create_empty_array
 from jaxtyping import Array, Key
 
-from operant.envs import wrappers
+from operant.envs import gym_spaces, wrappers
 from operant.envs.base import (
     Environment,
     Host,
     Native,
     allowed,
-    box,
-    channels_first,
     check_keys,
     clear,
     conform,
@@ -43,7 +41,7 @@ from operant.envs.base import (
 )
 from operant.envs.guard import FAILED, Guarded
 from operant.errors import EnvironmentFailure, UserError, check_options
-from operant.types import Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, to_native
+from operant.types import Discrete, MultiDiscrete, PyTree, Spec, Timestep, to_native
 
 _START_TIMEOUT = 120.0  # seconds to make and reset a batch: imports and assets take their time
 _OPTIONS = ("asynchronous", "max_failures", "step_timeout", "time_limit")
@@ -176,9 +174,9 @@ class Gym:
         self._thread = _Thread()
         observation, info = self._start_or_refuse()
         self._observation, self._action = self._vector.single_observation_space, self._vector.single_action_space
-        action = _space(self._action, acting=True)
+        action = gym_spaces.space_of(self._action, acting=True)
         self.spec = Spec(
-            observation=_space(self._observation),
+            observation=gym_spaces.space_of(self._observation),
             action=action,
             num_envs=num_envs,
             time_limit=time_limit,
@@ -230,7 +228,7 @@ class Gym:
     def _host_step(self, handle: Any, action: Any) -> dict[str, Any]:
         self._usable()
         self._fresh = None
-        native = _native(jax.tree.map(np.asarray, action), self._action)
+        native = gym_spaces.native(jax.tree.map(np.asarray, action), self._action)
         try:
             observation, reward, terminated, truncated, info = self._thread.call(
                 functools.partial(self._vector.step, native), self._step_timeout
@@ -253,7 +251,7 @@ class Gym:
         self._calls += 1
         return {
             "handle": np.int32(self._calls % 2**31),
-            "observation": _observe(observation, self._observation),
+            "observation": gym_spaces.observe(observation, self._observation),
             "reward": np.asarray(reward, np.float32),
             "terminated": np.asarray(terminated, bool),
             "truncated": np.asarray(truncated, bool),
@@ -349,8 +347,8 @@ class Gym:
         example = create_empty_array(self._observation, n=1)
         return Native(
             example=jax.tree.map(lambda x: x[0], example),
-            observe=functools.partial(_observe, space=self._observation),
-            act=functools.partial(_native, space=self._action),
+            observe=functools.partial(gym_spaces.observe, space=self._observation),
+            act=functools.partial(gym_spaces.native, space=self._action),
         )
 
     def remake(self, num_envs: int, seeds: list[int]) -> Environment:
@@ -400,59 +398,3 @@ class _Thread:
 
     def stop(self) -> None:
         self._tasks.put(None)
-
-
-# ------------------------------------------------------------------------------------------------------------ spaces
-def _space(space: gymnasium.Space, acting: bool = False) -> Space:
-    """A Gymnasium space in our words; UserError for those that agents cannot handle."""
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return Discrete(int(space.n))
-    if isinstance(space, gymnasium.spaces.MultiDiscrete) and space.nvec.ndim == 1 and acting:
-        return MultiDiscrete(tuple(int(n) for n in space.nvec))
-    if isinstance(space, gymnasium.spaces.MultiBinary) and len(space.shape) == 1 and acting:
-        return MultiDiscrete((2,) * int(space.shape[0]))
-    if isinstance(space, gymnasium.spaces.Dict) and not acting:
-        return Dict(tuple((name, _space(sub)) for name, sub in space.spaces.items()))
-    if isinstance(space, gymnasium.spaces.Tuple) and not acting:
-        return Dict(tuple((str(i), _space(sub)) for i, sub in enumerate(space.spaces)))
-    if isinstance(space, (gymnasium.spaces.MultiDiscrete, gymnasium.spaces.MultiBinary)) and not acting:
-        high = space.nvec - 1.0 if isinstance(space, gymnasium.spaces.MultiDiscrete) else 1.0
-        return box(space.shape, "float32", 0.0, high)
-    if isinstance(space, gymnasium.spaces.Box):
-        if acting and np.issubdtype(space.dtype, np.integer):
-            low, high = space.low.astype(int).ravel(), space.high.astype(int).ravel()
-            return MultiDiscrete(tuple(int(n) for n in high - low + 1))
-        low, high = space.low, space.high
-        if channels_first(space.shape, space.dtype):
-            low, high = np.moveaxis(low, 0, -1), np.moveaxis(high, 0, -1)
-        return box(low.shape, "uint8" if space.dtype == np.uint8 else "float32", low, high)
-    kind = "action" if acting else "observation"
-    raise UserError(f"the {kind} space {type(space).__name__} is not supported: wrap the environment to give arrays.")
-
-
-def _observe(value: Any, space: gymnasium.Space) -> PyTree:
-    """A batch of native observations [B, ...] as members of `_space(space)`."""
-    if isinstance(space, gymnasium.spaces.Dict):
-        return {name: _observe(value[name], sub) for name, sub in space.spaces.items()}
-    if isinstance(space, gymnasium.spaces.Tuple):
-        return {str(i): _observe(value[i], sub) for i, sub in enumerate(space.spaces)}
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return (np.asarray(value) - space.start).astype(np.int32)
-    value = np.asarray(value)
-    if space.dtype == np.uint8 and isinstance(space, gymnasium.spaces.Box):
-        return np.moveaxis(value, 1, -1) if channels_first(space.shape, space.dtype) else value.astype(np.uint8)
-    if isinstance(space, gymnasium.spaces.MultiDiscrete):
-        value = value - space.start
-    return value.astype(np.float32)
-
-
-def _native(action: np.ndarray, space: gymnasium.Space) -> np.ndarray:
-    """Actions [B, ...] in the type that the environment expects."""
-    if isinstance(space, (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete)):
-        return (action + space.start).astype(space.dtype)
-    if isinstance(space, gymnasium.spaces.Box):
-        if np.issubdtype(space.dtype, np.integer):
-            return (action.reshape(-1, *space.shape) + space.low).astype(space.dtype)
-        # Stretching in float32 may land a last bit outside of the bounds.
-        return np.clip(action.astype(space.dtype), space.low, space.high)
-    return action.astype(space.dtype)

@@ -14,6 +14,9 @@ from pathlib import Path
 import psutil
 
 EXIT_DEADLINE = 4
+EXIT_INTERRUPTED = 130
+GRACE = 2.0
+"""Seconds that a second Ctrl-C leaves to Python itself."""
 PATIENCE = 10
 """How much slower the clock of a deadline runs while the process works: an environment that hangs usually waits."""
 BUSY = 0.2
@@ -21,8 +24,12 @@ BUSY = 0.2
 
 
 @contextmanager
-def interrupts() -> Iterator[threading.Event]:
-    """The first Ctrl-C (or SIGTERM) sets the event, and the run ends after this chunk; a second one ends it at once."""
+def interrupts(path: Path) -> Iterator[threading.Event]:
+    """The first Ctrl-C (or SIGTERM) sets the event, and the run ends after this chunk; a second one ends it at once.
+
+    Python hears of a signal only between its own instructions, and a chunk is one of them, however long it takes: so
+    the second one is also heard of by a thread, which ends the process where nothing else has within `GRACE` seconds.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -33,10 +40,32 @@ def interrupts() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
+    def watch():
+        heard = 0
+        while heard < 2:
+            heard += sum(number in before for number in os.read(read, 16))
+            if over.is_set():
+                return
+        if not over.wait(GRACE):
+            print(f"ended within a chunk. What was saved stands; go on with: operant resume {path}", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(EXIT_INTERRUPTED)
+
     before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    over, (read, write) = threading.Event(), os.pipe()
+    os.set_blocking(write, False)
+    woken = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, name="operant-interrupts", daemon=True)
+    thread.start()
     try:
         yield event
     finally:
+        signal.set_wakeup_fd(woken)
+        over.set()
+        os.write(write, b"\0")  # no signal's number: the thread looks up, and ends
+        thread.join()
+        os.close(read)
+        os.close(write)
         for s, handler in before.items():
             signal.signal(s, handler)
 

@@ -30,7 +30,6 @@ from operant.run.stop import deadline, interrupts
 from operant.run.writers import Metrics, check_wandb
 
 EXIT_NAN = 3
-EXIT_INTERRUPTED = 130
 
 Callback = Callable[[Run, dict[str, Any]], bool | None]
 
@@ -203,15 +202,16 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, ti
     title = title or f"{run.agent.registered_name} on {run.directory.config['env']}"
     if program.lanes > 1:
         title += f" x {program.lanes}"
+    patience = settings.deadline if program.env.host else math.inf
     began, seconds_before = time.perf_counter(), run.seconds
     saved_at, reported = time.perf_counter(), set()
     best = max((e["return_mean"] for e in run.evaluations), default=-math.inf)
-    with Display(title, settings.steps, quiet) as display, interrupts() as interrupted:
+    with Display(title, settings.steps, quiet) as display, interrupts(run.path) as interrupted:
         stopped = run.steps >= settings.steps
         while not stopped:
             chunk_began, compiled_before = time.perf_counter(), program.compile_seconds
             program.compile_chunk(run.state)
-            with deadline(settings.deadline if program.env.host else math.inf, run.path), _environment_errors(program):
+            with deadline(patience, run.path), _environment_errors(program):
                 run.state, sums = program.chunk(run.state)
                 sums = {name: np.asarray(x) for name, x in jax.device_get(sums).items()}
             run.directory.beat()
@@ -231,7 +231,7 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, ti
             improved = False
             due = done or (settings.eval_every and chunk_number % settings.eval_every == 0)
             if due and run.agent.playable:
-                with _environment_errors(program):
+                with deadline(patience, run.path), _environment_errors(program):
                     evaluation = run.summarized(program.evaluate(run.state, int(run.state.updates)))
                 evaluation = {"steps": run.steps, "update": int(run.state.updates), **evaluation}
                 run.evaluations.append(evaluation)
