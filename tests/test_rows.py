@@ -54,10 +54,13 @@ def same(a, b) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.parametrize("block", [1 << 26, 100])
 @pytest.mark.parametrize(
     "memory", [Replay(capacity=40), SequenceReplay(capacity=48, length=6, burn_in=1)], ids=["replay", "sequences"]
 )
-def test_what_segments_hold_is_what_the_memory_holds(tmp_path: Path, memory):
+def test_what_segments_hold_is_what_the_memory_holds(tmp_path: Path, memory, block: int, monkeypatch):
+    """Copied whole, or in blocks of a row or two."""
+    monkeypatch.setattr(rows, "BLOCK", block)
     (states, slots), segments = stored(memory, 19), []
     for number in (0, 1, 3, 4, 4, 9, 12, 19):  # the ring of five or six rollouts goes around; once nothing is new
         state = states[number]

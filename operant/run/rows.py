@@ -13,11 +13,13 @@ environments began anew it is no experience any more) stands in the header, and 
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from operant.types import PyTree
 
 _NAME = re.compile(r"[0-9]{12}-[0-9]{12}")
 _PASSING = ".saving-"
+BLOCK = 1 << 26  # bytes that are copied at a time
 Segments = list[dict[str, Any]]
 """As a header holds them: `from`, `to` (rows, `to` not included) and `sha256` of each leaf's file."""
 
@@ -70,19 +73,27 @@ def save(directory: Path, memory: Stored, before: Segments) -> Segments:
 def load(directory: Path, segments: Segments, like: Stored) -> Stored:
     """A memory of the shapes of `like`, its rows and carries from the segments, the rest as it is there.
 
-    Raises Damaged where a segment is missing or is not what was written.
+    It is filled where it will stay, a block at a time: at no moment is there room for a second one.  Raises Damaged
+    where a segment is missing or is not what was written.
     """
-    leaves = [np.zeros(x.shape, x.dtype) for x in _kept(like)]
+    leaves = [jnp.zeros(x.shape, x.dtype) for x in _kept(like)]
     for segment in segments:
         path = directory / f"{segment['from']:012d}-{segment['to']:012d}"
         for i, leaf in enumerate(leaves):
-            part, unit = _read(path / f"{i}.npy", segment["sha256"][i]), _unit(like, leaf)
-            rows = np.arange(segment["from"] // unit, segment["to"] // unit)[-leaf.shape[1] :] % leaf.shape[1]
+            part, length, end = _read(path / f"{i}.npy", segment["sha256"][i]), leaf.shape[1], segment["to"]
             if part.dtype != leaf.dtype or part.shape[:1] + part.shape[2:] != leaf.shape[:1] + leaf.shape[2:]:
                 raise Damaged(f"the segment {path} of the replay memory has other shapes than this run's")
-            leaf[:, rows] = part[:, -len(rows) :]
+            part, last = part[:, -length:], end // _unit(like, leaf)
+            for at, place, number in _blocks(leaf, last - part.shape[1], last):
+                leaves[i] = _put(leaves[i], part[:, at : at + number], place)
     rows, carries = jax.tree.unflatten(jax.tree.structure((like.rows, like.carries)), leaves)
     return like.replace(rows=rows, carries=carries)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(leaf: jax.Array, part: jax.Array, at: Any) -> jax.Array:
+    """`leaf` with rows at .. replaced by those of `part`; the buffer is the same."""
+    return jax.lax.dynamic_update_slice_in_dim(leaf, part, at, axis=1)
 
 
 def remove_unused(directory: Path, used: Iterable[Segments]) -> None:
@@ -125,26 +136,42 @@ def _unit(memory: Stored, leaf: PyTree) -> int:
 
 
 def _write(folder: Path, number: int, leaf: PyTree, start: int, end: int, memory: Stored) -> str:
-    """Writes rows start .. end of a ring [K, N, ...] (or of carries [K, N/T, ...]). Returns the file's SHA-256."""
-    unit = _unit(memory, leaf)
-    first, last, length = start // unit, end // unit, leaf.shape[1]
-    at, number_of_rows = first % length, last - first
-    head = np.asarray(leaf[:, at : min(at + number_of_rows, length)])
-    rest = number_of_rows - head.shape[1]
-    rows = np.concatenate([head, np.asarray(leaf[:, :rest])], axis=1) if rest else head
-    path = folder / f"{number}.npy"
+    """Writes rows start .. end of a ring [K, N, ...] (or of carries [K, N/T, ...]), a block at a time, since a copy of
+    all might not fit. Returns the file's SHA-256."""
+    unit, path = _unit(memory, leaf), folder / f"{number}.npy"
+    first, last = start // unit, end // unit
+    lanes, _, *row = leaf.shape
+    form = {"descr": np.lib.format.dtype_to_descr(leaf.dtype), "fortran_order": False}
     with open(path, "xb") as file:
-        np.save(file, rows, allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, {**form, "shape": (lanes, last - first, *row)})
+        begin, size = file.tell(), math.prod(row) * leaf.dtype.itemsize
+        for at, place, length in _blocks(leaf, first, last):
+            block = np.asarray(leaf[:, place : place + length])
+            for lane in range(lanes):
+                file.seek(begin + (lane * (last - first) + at) * size)
+                file.write(np.ascontiguousarray(block[lane]).data)
         file.flush()
         os.fsync(file.fileno())
     return _digest(path)
+
+
+def _blocks(leaf: PyTree, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+    """Rows first .. last of a ring [K, N, ...] in pieces that are short: each its place behind `first`, its place in
+    the ring, and its length."""
+    lanes, length, *row = leaf.shape
+    most = max(1, BLOCK // max(1, lanes * math.prod(row) * leaf.dtype.itemsize))
+    at = first
+    while at < last:
+        number = min(most, last - at, length - at % length)
+        yield at - first, at % length, number
+        at += number
 
 
 def _read(path: Path, digest: str) -> np.ndarray:
     try:
         if _digest(path) != digest:
             raise Damaged(f"{path} of the replay memory is damaged: its bytes are not those that were written")
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # read as it is put in place
     except (OSError, ValueError) as error:
         raise Damaged(f"{path} of the replay memory cannot be read: {error}") from error
 

@@ -1,11 +1,17 @@
-"""Milliseconds of one training step of the Nature network on a CPU: inside a fused loop, and PyTorch's beside it.
+"""Milliseconds of one training step of a network for images on a CPU: inside a fused loop, and PyTorch's beside it.
 
-    python benchmarks/nature_update.py --peers-torch PYTHON [--batch 32 256] [--rounds 3] [--out FILE]
+    python benchmarks/network_update.py --peers-torch PYTHON [--network nature] [--batch 32 256] [--out FILE]
 
-A step is the forward and backward pass of DQN's network (32 8x8/4, 64 4x4/2, 64 3x3/1, 512, 6 outputs) on a batch of
-84 x 84 x 4 bytes, squared error on one output, and Adam.  Cells, each a process of its own, in turn once a round:
+A step is the forward and backward pass of a network on a batch of bytes, squared error on one of 6 outputs, and Adam:
 
-    operant     `nn.NatureCNN` inside `lax.scan`, as every fused agent has it
+    nature      32 8x8/4, 64 4x4/2, 64 3x3/1, 512 on 84 x 84 x 4 (Mnih et al. 2015)
+    impala      three sections of a convolution, a pool and two residual blocks, 16, 32 and 32 wide, 256 on 84 x 84 x 4
+                (Espeholt et al. 2018)
+    minatar     16 3x3/1, 128 on 10 x 10 x 4 (Young and Tian 2019)
+
+Cells, each a process of its own, in turn once a round:
+
+    operant     the network inside `lax.scan`, as every fused agent has it
     xla         the same with XLA's own convolution inside `lax.scan`
     torch       the same network in PyTorch, channels last (an ordinary loop: PyTorch has no other)
 """
@@ -24,15 +30,16 @@ from pathlib import Path
 from measure import cores, cpu_model, emit, last_json, spread, versions
 
 HERE = Path(__file__).resolve().parent
-STEPS = {32: 40, 256: 10}
+STEPS = {"nature": {32: 40, 256: 10}, "impala": {32: 10, 256: 2}, "minatar": {32: 400, 256: 100}}
+SHAPES = {"nature": (84, 84, 4), "impala": (84, 84, 4), "minatar": (10, 10, 4)}
 
 
-def jax_cell(batch: int, form: str) -> None:
+def jax_cell(name: str, batch: int, form: str) -> None:
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
 
-    from operant.nn import NatureCNN, torsos
+    from operant.nn import torsos
     from operant.ops.optimizers import adam
 
     if form == "xla":
@@ -47,11 +54,12 @@ def jax_cell(batch: int, form: str) -> None:
     class Network(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(6)(NatureCNN()(x))
+            return nn.Dense(6)(torsos.CONVOLUTIONAL[name]()(x))
 
     network, optimizer = Network(), adam(1e-4)
-    steps = 2 if form == "xla" and batch > 64 else STEPS.get(batch, 10)  # seconds for each
-    frames = jax.random.randint(jax.random.key(0), (1024, 84, 84, 4), 0, 256, jnp.uint8)
+    slow = form == "xla" and name != "minatar"  # seconds for each
+    steps = 2 if slow and (batch > 64 or name == "impala") else STEPS[name].get(batch, 10)
+    frames = jax.random.randint(jax.random.key(0), (1024, *SHAPES[name]), 0, 256, jnp.uint8)
     params = network.init(jax.random.key(1), frames[:1])["params"]
 
     def loss(params, x):
@@ -81,19 +89,21 @@ def jax_cell(batch: int, form: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers-torch", default="", help="the interpreter of an environment with PyTorch")
+    parser.add_argument("--network", default="nature", choices=tuple(STEPS))
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", default="")
     parser.add_argument("--cell", default="", help="run one cell only, in this process")
     args = parser.parse_args()
     if args.cell:
-        jax_cell(args.batch[0], args.cell)
+        jax_cell(args.network, args.batch[0], args.cell)
         return
 
     def command(cell: str, batch: int) -> list[str]:
+        what = ["--network", args.network, "--batch", str(batch)]
         if cell == "torch":
-            return [args.peers_torch, str(HERE / "peers" / "torch_nature.py"), "--batch", str(batch)]
-        return [sys.executable, str(HERE / "nature_update.py"), "--cell", cell, "--batch", str(batch)]
+            return [args.peers_torch, str(HERE / "peers" / "torch_network.py"), *what]
+        return [sys.executable, str(HERE / "network_update.py"), "--cell", cell, *what]
 
     cells = ["operant", "xla", *(["torch"] if args.peers_torch else [])]
     found: dict[str, list[dict]] = {}
@@ -113,7 +123,7 @@ def main() -> None:
                 [ours["milliseconds"]["median"] / theirs["milliseconds"]["median"] for ours, theirs in pairs]
             )
     result = {"date": datetime.date.today().isoformat(), "device": cpu_model(), "cores": cores(),
-              "rounds": args.rounds, "ratios": ratios, "cells": found}  # fmt: skip
+              "network": args.network, "rounds": args.rounds, "ratios": ratios, "cells": found}  # fmt: skip
     for name, ratio in ratios.items():
         print(f"{name}: {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})")
     if args.out:
