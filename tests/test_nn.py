@@ -12,6 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from operant import nn, types
+from operant.nn.convolution import max_pool
 from operant.nn.recurrent import CELLS
 from operant.ops.distributions import Categorical, MultiCategorical, Normal, SquashedNormal
 from operant.types import Box, Dict, Discrete, MultiDiscrete
@@ -371,12 +372,13 @@ def test_equal_modules_share_one_compilation():
     (84, 8, 4, "VALID"), (20, 4, 2, "VALID"), (9, 3, 1, "VALID"), (10, 3, 1, "VALID"), (11, 3, 2, "SAME"),
     (13, 5, 3, "VALID"), (12, 3, 1, "SAME"), (85, 8, 4, "SAME"),
 ])  # fmt: skip
-def test_convolution_as_a_product_equals_xla_s_in_value_and_gradient(size, kernel, stride, padding):
+@pytest.mark.parametrize("features", [5, 16])  # fewer than are moved about, or more
+def test_convolution_as_a_product_equals_xla_s_in_value_and_gradient(size, kernel, stride, padding, features):
     from operant.nn.convolution import convolve_as_product
 
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, size, size, 3))
-    w = jax.random.normal(keys[1], (kernel, kernel, 3, 5)) / kernel
+    w = jax.random.normal(keys[1], (kernel, kernel, 3, features)) / kernel
 
     def plain(x, w):
         return jax.lax.conv_general_dilated(
@@ -410,6 +412,17 @@ def test_convolution_of_bytes_equals_that_of_their_numbers(channels, size, kerne
 
     for ours, expected in zip(value_and_gradient(x), value_and_gradient(x.astype(jnp.float32)), strict=True):
         np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("height, width", [(84, 84), (21, 11), (5, 2)])
+def test_pools_equal_xla_s_in_value_and_gradient(height, width):
+    x = jax.random.normal(KEY, (2, 3, height, width, 4))
+    ours, theirs = partial(max_pool, size=3, stride=2), partial(linen.max_pool, window_shape=(3, 3), strides=(2, 2))
+    expected = theirs(x, padding="SAME")
+    np.testing.assert_array_equal(ours(x), expected)
+    weight = jax.random.normal(jax.random.key(1), expected.shape)
+    a = jax.grad(lambda x: jnp.sum(theirs(x, padding="SAME") * weight))(x)
+    np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(ours(x) * weight))(x), a, atol=1e-6)
 
 
 @pytest.mark.parametrize("network", [nn.NatureCNN, nn.ImpalaResNet, nn.MinAtarCNN])

@@ -7,6 +7,9 @@ blocks, and the few shifted images that are left are laid side by side.
 
 from __future__ import annotations
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
@@ -85,14 +88,42 @@ def convolve_as_product(
         kernel = kernel.reshape(blocks, stride, blocks, stride, *kernel.shape[2:])
         kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(blocks, blocks, -1, kernel.shape[-1])
         size, stride = blocks, 1
+    channels, features = kernel.shape[2:]
     rows, columns = ((n - 1) * stride + 1 for n in (height, width))
-    shifted = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
+    # Images are moved about before the product (patches of size^2 channels), or, from side to side, behind it (columns
+    # of size channels, size features): what moves less.  Measured on a core, forward and backward, the latter takes 0.7
+    # of the time with 16 or 32 channels and features, 0.7 to 0.9 in the Nature network, and 1.6 on 4 channels.
+    behind = stride == 1 and (size - 1) * channels > features
+    sideways = [slice(None)] if behind else [slice(j, j + columns, stride) for j in range(size)]
+    shifted = [x[:, i : i + rows : stride, across] for i in range(size) for across in sideways]
     patches = jnp.concatenate(shifted, axis=-1)
     if words:
         patches = jax.lax.bitcast_convert_type(patches, jnp.uint8).reshape(*patches.shape[:3], -1)
     patches = patches.astype(kernel.dtype)
-    y = product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
-    return y.reshape(*patches.shape[:3], kernel.shape[-1])
+    if behind:
+        kernel = kernel.transpose(0, 2, 1, 3)
+    y = product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(patches.shape[-1], -1))
+    y = y.reshape(*patches.shape[:3], -1)
+    if not behind:
+        return y
+    shares = [y[:, :, j : j + width, j * features : (j + 1) * features] for j in range(size)]
+    return functools.reduce(jnp.add, shares)
+
+
+def max_pool(x: Float[Array, "*B H W C"], size: int, stride: int) -> Float[Array, "*B H2 W2 C"]:
+    """The largest entry of each square window, padding "SAME".
+
+    On a CPU of rows first, then of columns: the gradient of XLA's own takes three to ten times as long.
+    """
+    if jax.default_backend() != "cpu":
+        return nn.max_pool(x, (size, size), strides=(stride, stride), padding="SAME")
+    pads = jax.lax.padtype_to_pads(x.shape[-3:-1], (size, size), (stride, stride), "SAME")
+    x = jnp.pad(x, (*[(0, 0)] * (x.ndim - 3), *pads, (0, 0)), constant_values=-jnp.inf)
+    for axis in (-3, -2):
+        last = (x.shape[axis] - size) // stride * stride
+        shifted = [jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(size)]
+        x = functools.reduce(jnp.maximum, shifted)
+    return x
 
 
 def _space_to_depth(x: Shaped[Array, "N H W C"], block: int) -> Shaped[Array, "N H/block W/block block*block*C"]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from operant.nn.convolution import convolve, product
+from operant.nn.convolution import convolve, max_pool, product
 from operant.nn.initial import orthogonal
 from operant.types import Box, Dict, Discrete, MultiDiscrete, Space
 
@@ -188,7 +188,7 @@ class ImpalaResNet(nn.Module):
     def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B hidden"]:
         for channels in self.channels:
             x = Conv(channels, 3, padding="SAME", white=self.white)(x)
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+            x = max_pool(x, 3, 2)
             for _ in range(2):
                 y = Conv(channels, 3, padding="SAME")(nn.relu(x))
                 x = x + Conv(channels, 3, padding="SAME")(nn.relu(y))
