@@ -249,10 +249,9 @@ def _check_fields(agent: Any) -> None:
     for f in dataclasses.fields(agent):
         value, name = getattr(agent, f.name), f"{agent.registered_name}: {f.name}"
         if f.metadata.get("child"):
-            for held in value if isinstance(value, tuple) else (value,):
-                _check_kind(held, _kinds(f, hints[f.name]), name)
-                if held is not None:
-                    held.check()
+            _check_kind(value, _kinds(f, hints[f.name]), name)
+            if value is not None:
+                value.check()
             continue
         try:
             numbers = _numbers(value, hints[f.name])
@@ -278,7 +277,7 @@ def _check_kind(held: Any, kinds: tuple[type, ...], name: str) -> None:
     """The library's own parts must be of one of these kinds; a user's own must have what the kinds have in common."""
     if isinstance(held, kinds) or (held is None and not kinds):
         return
-    if not hasattr(held, "registered_name"):
+    if not hasattr(type(held), "registered_name"):
         expected = " or ".join(kind.registered_name for kind in kinds) or "an agent or a part, made by @agent or @part"
         raise UserError(f"{name} is {held!r}; expected {expected}")
     missing = sorted(set.intersection(*map(_public, kinds)) - _public(type(held))) if kinds else []
@@ -354,13 +353,19 @@ def from_json(data: dict[str, Any], find: Callable[[str], type | None] = registe
     if cls is None:
         raise UserError(f"no class is registered under the name '{data['class']}'; import the module that defines it")
 
-    def decode(value: Any) -> Any:
+    def number(value: Any, name: str) -> Any:
+        try:
+            return np.asarray(value, np.float32) if isinstance(value, tuple) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(f"{data['class']}: {name} is {value!r}; expected a number") from None
+
+    def decode(value: Any, name: str) -> Any:
         if isinstance(value, dict) and "class" in value:
             return from_json(value, find)
         if isinstance(value, dict) and set(value) == {"float"}:
-            return float(value["float"])
+            return number(value["float"], name)
         if isinstance(value, list):
-            items = [decode(v) for v in value]
+            items = [decode(v, name) for v in value]
             return tuple(items)
         return value
 
@@ -368,13 +373,10 @@ def from_json(data: dict[str, Any], find: Callable[[str], type | None] = registe
     unknown = set(data) - set(fields) - {"class"}
     if unknown:
         raise UserError(f"{data['class']} has no field {', '.join(sorted(unknown))}; it has {', '.join(fields)}")
-    values = {name: decode(value) for name, value in data.items() if name != "class"}
+    values = {name: decode(value, name) for name, value in data.items() if name != "class"}
     for name, value in values.items():
         if is_dial(fields[name]):
-            try:
-                values[name] = np.asarray(value, np.float32) if isinstance(value, tuple) else float(value)
-            except (TypeError, ValueError):
-                raise UserError(f"{data['class']}: {name} is {value!r}; expected a number") from None
+            values[name] = number(value, name)
     needed = [name for name, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [name for name in needed if name not in values]:
         raise UserError(f"{data['class']}: no value for {', '.join(missing)}, which has no default")

@@ -55,7 +55,8 @@ class RunState:
 
     steps     experience: environment steps that were valid, in each lane
     updates   calls of `Online.update`, each with a rollout
-    learns    calls of the agents' `learn`: one an update, or, with a memory, as many as it says, once it is ready
+    learns    calls of the agents' `learn`: one an update, or, with a memory, as many as it says, once it is ready;
+              equal in all lanes of a device
     """
 
     agent: Any
@@ -66,7 +67,7 @@ class RunState:
     health: Health
     steps: Int[Array, "K"]
     updates: Int[Array, ""]
-    learns: Int[Array, ""]
+    learns: Int[Array, "K"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +91,8 @@ class Online:
         memory = () if agents.memory is None else self._init_memory(agents, states)
         health = Health(jnp.full((self.lanes,), -1, jnp.int32), jnp.full((self.lanes,), -1, jnp.int32))
         steps = jnp.zeros((self.lanes,), jnp.int32)
-        zero = jnp.zeros((), jnp.int32)
-        return RunState(agents, states, memory, stage, run_key, health, steps, zero, zero)
+        updates = jnp.zeros((), jnp.int32)
+        return RunState(agents, states, memory, stage, run_key, health, steps, updates, jnp.zeros_like(steps))
 
     def update(self, run: RunState) -> tuple[RunState, dict[str, Float[Array, "K"]]]:
         """One rollout and the learning that follows it. Metrics are one number per lane."""
@@ -101,7 +102,7 @@ class Online:
         stage, batch = rollout(run.agent, run.state, self.env, stage, act_keys, run.agent.rollout_length)
         if run.agent.memory is None:
             memory, learned = run.memory, 1
-            state = self._meta_learn(run.agent, run.state, batch, keys[:, 2], run.learns, LANE_AXES)
+            state = self._meta_learn(run.agent, run.state, batch, keys[:, 2], run.learns.max(), LANE_AXES)
             state, metrics, _ = jax.vmap(lambda a, s, b, k: a.learn(s, b, k), in_axes=(0, 0, LANE_AXES, 0))(
                 run.agent, state, batch, keys[:, 2]
             )
@@ -198,7 +199,7 @@ class Online:
         def learn(carried):
             number = memory.updates_per_rollout
             each = jnp.swapaxes(jax.vmap(lambda key: jax.random.split(key, number))(keys), 0, 1)
-            carried, metrics = jax.lax.scan(once, carried, (run.learns + jnp.arange(number), each))
+            carried, metrics = jax.lax.scan(once, carried, (run.learns.max() + jnp.arange(number), each))
             return carried, jax.tree.map(lambda x: x.mean(0), metrics)
 
         shapes = jax.eval_shape(learn, (stored.index, state))[1]
@@ -207,7 +208,7 @@ class Online:
             # NaN would read as a failure: nothing was learned yet, so the metrics are zero
             return carried, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-        # all lanes insert equally many rows, so one real branch serves them all
+        # one real branch for the lanes of a device: they insert equally many rows, and learn once all are ready
         ready = jax.vmap(lambda memory, s: memory.ready(s), in_axes=(0, axes))(memory, stored).all()
         (index, state), metrics = jax.lax.cond(ready, learn, wait, (stored.index, state))
         return stored.replace(index=index), state, metrics, ready * memory.updates_per_rollout

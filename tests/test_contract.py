@@ -98,6 +98,8 @@ class Lame:
         ({"memory": SequenceReplay()}, "memory is sequences; expected replay or prioritized"),
         ({"exploration": Replay()}, "exploration is replay; expected by-time or by-index or by-worker"),
         ({"exploration": 0.1}, "exploration is 0.1; expected by-time"),
+        ({"memory": Replay}, "memory is <class .*Replay'>; expected replay or prioritized"),
+        ({"memory": (Replay(), Replay())}, r"memory is \(.*; expected replay or prioritized"),
         ({"exploration": Lame()}, "exploration is test-lame; expected .* with epsilon like theirs"),
         ({"network": ActorCritic()}, "network is actor-critic; expected q-network"),
         ({"memory": Replay(n_step=0)}, "replay: n_step is 0"),
@@ -162,7 +164,7 @@ def test_json_takes_what_numpy_computes_and_says_what_it_cannot_read():
     agent = op.A2C(learning_rate=np.float32(3e-4), gamma=np.float64(0.9), max_grad_norm=np.float32(np.inf))
     again = from_json(to_json(agent))
     assert again == agent.replace(learning_rate=float(np.float32(3e-4)))
-    for wrong in ("much", ["a", "b"], None, {"a": 1}):
+    for wrong in ("much", ["a", "b"], None, {"a": 1}, {"float": "much"}, {"float": None}, 10**400):
         with pytest.raises(UserError, match="a2c: learning_rate is .*; expected a number"):
             from_json({**to_json(agent), "learning_rate": wrong})
 

@@ -216,7 +216,7 @@ def test_the_tape_is_of_the_updates_since_the_meta_step_before(learning_starts: 
     for run, metrics in seen:
         agent, state = (jax.tree.map(lambda x: x[0], tree) for tree in (run.agent, run.state))
         gammas.append(float(metrics["dial gamma"][0]))
-        learns.append(int(run.learns))
+        learns.append(int(run.learns[0]))
         if learns[-1] and learns[-1] % period == 0:  # a meta step is due before the next
             for name, x in leaves(replay(agent, state)).items():
                 np.testing.assert_allclose(x, leaves(state.agent.params)[name], rtol=1e-4, atol=1e-6, err_msg=name)

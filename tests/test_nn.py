@@ -397,14 +397,15 @@ def test_convolution_as_a_product_equals_xla_s_in_value_and_gradient(size, kerne
         np.testing.assert_allclose(b, a, atol=2e-3)
 
 
+@pytest.mark.parametrize("features", [5, 40])  # fewer than are moved about, or more
 @pytest.mark.parametrize("channels", [3, 4, 8])  # four bytes make a word
 @pytest.mark.parametrize("size, kernel, stride, padding", [(20, 8, 4, "VALID"), (9, 3, 1, "SAME"), (9, 4, 2, "VALID")])
-def test_convolution_of_bytes_equals_that_of_their_numbers(channels, size, kernel, stride, padding):
+def test_convolution_of_bytes_equals_that_of_their_numbers(features, channels, size, kernel, stride, padding):
     from operant.nn.convolution import convolve_as_product
 
     keys = jax.random.split(jax.random.key(0), 2)
     x = jax.random.randint(keys[0], (2, size, size, channels), 0, 256, jnp.uint8)
-    w = jax.random.normal(keys[1], (kernel, kernel, channels, 5)) / 255
+    w = jax.random.normal(keys[1], (kernel, kernel, channels, features)) / 255
 
     def value_and_gradient(x):
         y, pull = jax.vjp(lambda w: convolve_as_product(x, w, stride, padding), w)
@@ -423,6 +424,9 @@ def test_pools_equal_xla_s_in_value_and_gradient(height, width):
     weight = jax.random.normal(jax.random.key(1), expected.shape)
     a = jax.grad(lambda x: jnp.sum(theirs(x, padding="SAME") * weight))(x)
     np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(ours(x) * weight))(x), a, atol=1e-6)
+    # among equals XLA's takes the first, ours shares: what arrives is as much
+    shared = jax.grad(lambda x: jnp.sum(ours(x) * weight))(jnp.ones_like(x))
+    np.testing.assert_allclose(shared.sum((2, 3)), weight.sum((2, 3)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("network", [nn.NatureCNN, nn.ImpalaResNet, nn.MinAtarCNN])

@@ -2,7 +2,7 @@
 
 XLA's CPU convolution is slow, and inside a scan, where every fused agent has it, an order of magnitude slower than its
 matrix products.  There a convolution is written as one: a strided kernel becomes one of stride 1 on space-to-depth
-blocks, and the few shifted images that are left are laid side by side.
+blocks, and the few shifted images that are left are laid side by side, or added where that moves less.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def convolve_as_product(
 def max_pool(x: Float[Array, "*B H W C"], size: int, stride: int) -> Float[Array, "*B H2 W2 C"]:
     """The largest entry of each square window, padding "SAME".
 
-    On a CPU of rows first, then of columns: the gradient of XLA's own takes three to ten times as long.
+    On a CPU of rows first, then of columns: the gradient of XLA's own takes three to ten times as long.  Among equal
+    entries it is shared there, where XLA's goes to one of them.
     """
     if jax.default_backend() != "cpu":
         return nn.max_pool(x, (size, size), strides=(stride, stride), padding="SAME")
