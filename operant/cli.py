@@ -112,8 +112,10 @@ def train(arguments: list[str]) -> int:
         flags["devices"] = 1
     _prepare_jax(own["device"], flags["devices"], flags["seeds"], bool(flags["sweep"]), flags["shard"])
     import operant
+    from operant.run import stop
     from operant.run.report import finish_run, profile
 
+    stop.own_process()
     run = operant.train(
         agent,
         env,
@@ -143,8 +145,10 @@ def resume(arguments: list[str]) -> int:
     )
     _prepare_for_run(flags["run"], flags.pop("code"), flags.pop("device"))
     import operant
+    from operant.run import stop
     from operant.run.report import finish_run
 
+    stop.own_process()
     run = operant.resume(flags["run"], quiet=flags["quiet"])
     finish_run(run, json_line=flags["json"])
     return _exit_code(run)
@@ -358,7 +362,9 @@ def reproduce(arguments: list[str]) -> int:
     from operant.papers.listing import show_result
     from operant.papers.reproduce import Interrupted
     from operant.papers.reproduce import reproduce as run_card
+    from operant.run import stop
 
+    stop.own_process()
     quiet = flags["quiet"] or (flags["json"] and not sys.stderr.isatty())
     results = []
     try:

@@ -290,7 +290,9 @@ LONG_CHUNK = """
 import time
 from pathlib import Path
 import jax
+from operant.run import stop
 from operant.run.stop import interrupts
+stop.own_process()
 chunk = jax.jit(lambda n: jax.lax.fori_loop(0, n, lambda i, x: x * 1.0001 % 7.0, 1.0)).lower(1).compile()
 with interrupts(Path("some/run")) as interrupted:
     print("begun", flush=True)
@@ -313,14 +315,46 @@ def test_a_second_interrupt_ends_the_process_within_compiled_code():
     assert "operant resume some" in warned.replace("\n", " ")
 
 
-def test_an_interrupt_is_heard_and_what_was_there_before_comes_back(tmp_path):
+ONE_INTERRUPT = """
+import os, signal, time
+from pathlib import Path
+from operant.run import stop
+stop.own_process()
+stop.GRACE = 0.1
+with stop.interrupts(Path("some/run")) as interrupted:
+    if (child := os.fork()) == 0:  # its interrupts are its own
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.5)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            os._exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), interrupted.is_set())
+    for _ in range(2):  # the same, passed on
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+    time.sleep(0.5)
+print("saved", interrupted.is_set())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_what_is_one_interrupt_to_this_process_is_not_counted_as_two():
+    done = subprocess.run([sys.executable, "-c", ONE_INTERRUPT], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.split() == ["7", "False", "saved", "True"], done.stderr
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_interrupt_is_heard_and_what_was_there_before_comes_back(tmp_path, own: bool, monkeypatch):
     """The first is only told of; the second is an exception where Python can raise one."""
+    monkeypatch.setattr(stop, "_own_process", own)
     before = signal.getsignal(signal.SIGINT)
     with stop.interrupts(tmp_path) as interrupted:
         signal.raise_signal(signal.SIGINT)
         assert interrupted.is_set()
     with pytest.raises(KeyboardInterrupt), stop.interrupts(tmp_path):
         signal.raise_signal(signal.SIGTERM)
+        time.sleep(2 * stop.REPEAT)
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before and signal.set_wakeup_fd(-1) == -1
     assert not [thread for thread in threading.enumerate() if thread.name == "operant-interrupts"]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from operant.agent import children
@@ -291,13 +291,16 @@ class Program:
         return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(self.mesh, spec)), run, specs)
 
     def like(self) -> Any:
-        """Shapes of the whole run state, for loading."""
+        """Shapes of the whole run state, and how it is laid on the devices, for loading."""
         shape = self._local_shapes()
         specs = self._specs(shape)
 
         def whole(x, spec):
             factors = [self.num_devices if axis == AXIS else 1 for axis in spec] + [1] * (len(x.shape) - len(spec))
-            return jax.ShapeDtypeStruct(tuple(n * f for n, f in zip(x.shape, factors, strict=True)), x.dtype)
+            laid = NamedSharding(self.mesh, spec) if self.num_devices > 1 else SingleDeviceSharding(jax.devices()[0])
+            return jax.ShapeDtypeStruct(
+                tuple(n * f for n, f in zip(x.shape, factors, strict=True)), x.dtype, sharding=laid
+            )
 
         return jax.tree.map(whole, shape, specs)
 

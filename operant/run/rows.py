@@ -73,10 +73,10 @@ def save(directory: Path, memory: Stored, before: Segments) -> Segments:
 def load(directory: Path, segments: Segments, like: Stored) -> Stored:
     """A memory of the shapes of `like`, its rows and carries from the segments, the rest as it is there.
 
-    It is filled where it will stay, a block at a time: at no moment is there room for a second one.  Raises Damaged
-    where a segment is missing or is not what was written.
+    It is filled where it will stay (the shardings of `like`), a block at a time: there need be no room for a second
+    one.  Raises Damaged where a segment is missing or is not what was written.
     """
-    leaves = [jnp.zeros(x.shape, x.dtype) for x in _kept(like)]
+    leaves = [jnp.zeros(x.shape, x.dtype, device=x.sharding) for x in _kept(like)]
     for segment in segments:
         path = directory / f"{segment['from']:012d}-{segment['to']:012d}"
         for i, leaf in enumerate(leaves):

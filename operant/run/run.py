@@ -186,13 +186,15 @@ def _with_memory(
     """The state with its replay memory, and the segments that hold it: as the checkpoint had it, or, where that was not
     kept or is damaged, empty."""
     kept = like.memory.replace(index=state.memory.index, written=state.memory.written)
-    try:
-        if header["rows"] is None:
-            raise Damaged("this run keeps no replay memory in its checkpoints")
-        return state.replace(memory=rows.load(directory.rows, header["rows"], kept)), header["rows"]
-    except Damaged as error:
-        print(f"operant: {error}; the replay memory is empty, and learning waits until it has filled", file=sys.stderr)
-        return state.replace(memory=program.init().memory), None
+    reason = "this run keeps no replay memory in its checkpoints"
+    if header["rows"] is not None:
+        try:
+            return state.replace(memory=rows.load(directory.rows, header["rows"], kept)), header["rows"]
+        except Damaged as error:
+            reason = str(error)
+    # only here: an exception that is being handled holds what was loaded until then
+    print(f"operant: {reason}; the replay memory is empty, and learning waits until it has filled", file=sys.stderr)
+    return state.replace(memory=program.init().memory), None
 
 
 def _cuts(memory: Stored, before: list[int], host: bool) -> list[int]:

@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,8 @@ EXIT_DEADLINE = 4
 EXIT_INTERRUPTED = 130
 GRACE = 2.0
 """Seconds that a second Ctrl-C leaves to Python itself."""
+REPEAT = 0.3
+"""Seconds within which signals count as one: some are passed on by a program that started this one, too."""
 PATIENCE = 10
 """How much slower the clock of a deadline runs while the process works: an environment that hangs usually waits."""
 BUSY = 0.2
@@ -27,64 +30,100 @@ BUSY = 0.2
 def interrupts(path: Path) -> Iterator[threading.Event]:
     """The first Ctrl-C (or SIGTERM) sets the event, and the run ends after this chunk; a second one ends it at once.
 
-    Python hears of a signal only between its own instructions, and a chunk is one of them, however long it takes: so
-    the second one is also heard of by a thread, which ends the process where nothing else has within `GRACE` seconds.
+    Python hears of a signal only between its own instructions, and a chunk is one of them, however long it takes.  So
+    in a command of ours (`own_process`) a thread listens too, and ends the process where nothing else has.
     """
-    event = threading.Event()
+    event, last = threading.Event(), -math.inf
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
 
     def handle(number, frame):
-        if event.is_set():
+        nonlocal last
+        before, last = last, time.monotonic()
+        if event.is_set() and last - before > REPEAT:
             raise KeyboardInterrupt
         event.set()
 
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with _second_ends(path) if _own_process and os.name == "posix" else nullcontext():
+            yield event
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def own_process() -> None:
+    """Says that this process is a command of ours, which may be ended: a notebook's, or a user's program's, is not."""
+    global _own_process
+    _own_process = True
+
+
+@contextmanager
+def _second_ends(path: Path) -> Iterator[None]:
+    """Within, a second interrupt ends the process where Python itself has not within `GRACE` seconds."""
+    global _listening
+
     def watch():
-        heard = 0
+        heard, last = 0, -math.inf
         while heard < 2:
-            heard += sum(number in before for number in os.read(read, 16))
+            numbers, now = os.read(read, 64), time.monotonic()
             if over.is_set():
                 return
+            if any(number in (signal.SIGINT, signal.SIGTERM) for number in numbers):
+                heard, last = heard + (now - last > REPEAT), now
         if not over.wait(GRACE):
-            print(f"ended within a chunk. What was saved stands; go on with: operant resume {path}", file=sys.stderr)
+            print(f"ended at once. What was saved stands; go on with: operant resume {path}", file=sys.stderr)
             sys.stderr.flush()
             os._exit(EXIT_INTERRUPTED)
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     over, (read, write) = threading.Event(), os.pipe()
     os.set_blocking(write, False)
-    woken = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    woken, _listening = signal.set_wakeup_fd(write, warn_on_full_buffer=False), True
     thread = threading.Thread(target=watch, name="operant-interrupts", daemon=True)
     thread.start()
     try:
-        yield event
+        yield
     finally:
         signal.set_wakeup_fd(woken)
+        _listening = False
         over.set()
         os.write(write, b"\0")  # no signal's number: the thread looks up, and ends
         thread.join()
         os.close(read)
         os.close(write)
-        for s, handler in before.items():
-            signal.signal(s, handler)
+
+
+def _after_fork() -> None:
+    """A child has the pipe of its parent, and must not tell it of signals of its own."""
+    if _listening:
+        signal.set_wakeup_fd(-1)
+
+
+_own_process = _listening = False
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
-def deadline(seconds: float, path: Path) -> Iterator[None]:
+def deadline(seconds: float, path: Path, work: str = "chunk") -> Iterator[None]:
     """Ends the process if it waits in the block for longer: a simulator that hangs inside compiled code cannot be
     interrupted.  One that works all the while, as with a long chunk, has `PATIENCE` times as long.
 
     Time in which the process itself stood still (Ctrl-Z, a machine that sleeps) does not count.
+
+    work  what is done in the block: a chunk, or an evaluation
     """
+    shorter = {"chunk": "more --chunks", "evaluation": "fewer --eval-episodes"}[work]
     if math.isinf(seconds):
         yield
         return
 
     def end(waited: float):
         print(
-            f"no progress for {waited:,.0f} s: an environment hangs, or a chunk is longer than --deadline {seconds:g}"
-            f" allows (more --chunks: shorter ones). What was saved stands; go on with: operant resume {path}",
+            f"no progress for {waited:,.0f} s: an environment hangs, or the {work} is longer than --deadline "
+            f"{seconds:g} allows ({shorter}: a shorter one). What was saved stands; go on with: operant resume {path}",
             file=sys.stderr,
             flush=True,
         )

@@ -231,7 +231,7 @@ def _loop(run: Run, metrics: Metrics, callback: Callback | None, quiet: bool, ti
             improved = False
             due = done or (settings.eval_every and chunk_number % settings.eval_every == 0)
             if due and run.agent.playable:
-                with deadline(patience, run.path), _environment_errors(program):
+                with deadline(patience, run.path, "evaluation"), _environment_errors(program):
                     evaluation = run.summarized(program.evaluate(run.state, int(run.state.updates)))
                 evaluation = {"steps": run.steps, "update": int(run.state.updates), **evaluation}
                 run.evaluations.append(evaluation)
