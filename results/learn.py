@@ -63,6 +63,30 @@ RUNS = {
         "train rainbow SpaceInvaders-MinAtar --steps 1000000 --seeds 3 --seed 1000",
         None,
     ),
+    "dqn-breakout-sticky": (
+        "train dqn Breakout-MinAtar --steps 1000000 --seeds 3 --seed 1000 --env-options sticky=0.1",
+        None,
+    ),
+    "dqn-asterix-sticky": (
+        "train dqn Asterix-MinAtar --steps 1000000 --seeds 3 --seed 1000 --env-options sticky=0.1",
+        None,
+    ),
+    "dqn-space-invaders-sticky": (
+        "train dqn SpaceInvaders-MinAtar --steps 1000000 --seeds 3 --seed 1000 --env-options sticky=0.1",
+        None,
+    ),
+    "rainbow-breakout-sticky": (
+        "train rainbow Breakout-MinAtar --steps 1000000 --seeds 3 --seed 1000 --env-options sticky=0.1",
+        None,
+    ),
+    "rainbow-asterix-sticky": (
+        "train rainbow Asterix-MinAtar --steps 1000000 --seeds 3 --seed 1000 --env-options sticky=0.1",
+        None,
+    ),
+    "rainbow-space-invaders-sticky": (
+        "train rainbow SpaceInvaders-MinAtar --steps 1000000 --seeds 3 --seed 1000 --env-options sticky=0.1",
+        None,
+    ),
     "dqn-memory-chain": (
         "train dqn MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=10",
         None,
