@@ -42,6 +42,8 @@ def interrupts(path: Path) -> Iterator[threading.Event]:
         nonlocal last
         before, last = last, time.monotonic()
         if event.is_set() and last - before > REPEAT:
+            if _own_process:  # an exception would wait for the chunk, on its way out of Python
+                _end(path)
             raise KeyboardInterrupt
         event.set()
 
@@ -60,6 +62,13 @@ def own_process() -> None:
     _own_process = True
 
 
+def _end(path: Path) -> None:
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    message = f"{show_cursor}ended at once. What was saved stands; go on with: operant resume {path}"
+    print(message, file=sys.stderr, flush=True)
+    os._exit(EXIT_INTERRUPTED)
+
+
 @contextmanager
 def _second_ends(path: Path) -> Iterator[None]:
     """Within, a second interrupt ends the process where Python itself has not within `GRACE` seconds."""
@@ -74,9 +83,7 @@ def _second_ends(path: Path) -> Iterator[None]:
             if any(number in (signal.SIGINT, signal.SIGTERM) for number in numbers):
                 heard, last = heard + (now - last > REPEAT), now
         if not over.wait(GRACE):
-            print(f"ended at once. What was saved stands; go on with: operant resume {path}", file=sys.stderr)
-            sys.stderr.flush()
-            os._exit(EXIT_INTERRUPTED)
+            _end(path)
 
     over, (read, write) = threading.Event(), os.pipe()
     os.set_blocking(write, False)
