@@ -102,7 +102,8 @@ def main() -> None:
     def command(cell: str, batch: int) -> list[str]:
         what = ["--network", args.network, "--batch", str(batch)]
         if cell == "torch":
-            return [args.peers_torch, str(HERE / "peers" / "torch_network.py"), *what]
+            steps = str(STEPS[args.network].get(batch, 10))
+            return [args.peers_torch, str(HERE / "peers" / "torch_network.py"), *what, "--steps", steps]
         return [sys.executable, str(HERE / "network_update.py"), "--cell", cell, *what]
 
     cells = ["operant", "xla", *(["torch"] if args.peers_torch else [])]

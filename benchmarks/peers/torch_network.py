@@ -1,6 +1,6 @@
 """One training step of a network for images in PyTorch, channels last: see ../network_update.py.
 
-python torch_network.py --network nature --batch 32
+python torch_network.py --network nature --batch 32 --steps 40
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import emit, spread, versions  # noqa: E402
-
-STEPS = {"nature": {32: 40, 256: 10}, "impala": {32: 10, 256: 2}, "minatar": {32: 400, 256: 100}}
 
 
 class Residual(nn.Module):
@@ -53,10 +51,11 @@ def layers_of(name: str) -> list[nn.Module]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--network", default="nature", choices=tuple(STEPS))
+    parser.add_argument("--network", default="nature", choices=("nature", "impala", "minatar"))
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=10, help="training steps that are timed together")
     args = parser.parse_args()
-    batch, steps = args.batch, STEPS[args.network].get(args.batch, 10)
+    batch, steps = args.batch, args.steps
     network = nn.Sequential(*layers_of(args.network)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), 1e-4)
     size = 10 if args.network == "minatar" else 84
