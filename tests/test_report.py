@@ -138,6 +138,8 @@ def test_a_legend_names_an_interval_only_where_one_is_drawn(monkeypatch, tmp_pat
 def test_a_listing_tells_why_a_run_failed_and_has_a_dash_for_what_is_not_known(tmp_path, capsys):
     from operant.run.directory import list_runs
 
+    tmp_path /= "deep/" * 40  # however long the path is, the reason is told
+    tmp_path.mkdir(parents=True)
     recorded(tmp_path / "good", [4.0], summary={"steps": 10, "return_mean": 4.0})
     recorded(tmp_path / "bad").set_status("failed", "ValueError: [red]lane 1[/x]\nNaN " + "very " * 100 + "long")
     recorded(tmp_path / "gone").set_status("running")

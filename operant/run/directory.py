@@ -269,7 +269,8 @@ def _describe(path: Path) -> dict[str, Any]:
             "return_mean": _number(summary.get("return_mean")),
         }  # fmt: skip
     except (UserError, OSError) as error:
-        run |= {"status": "broken", "problem": _line(str(error))}
+        # Files are named from the run on: its path, told again, could leave no room for what is wrong.
+        run |= {"status": "broken", "problem": _line(str(error).replace(f"{path}/", ""))}
     return run
 
 

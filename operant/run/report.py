@@ -128,7 +128,7 @@ def _console() -> Any:
     """Standard output; where it is no terminal, nothing is wrapped, so that a path stays one word."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 400)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 
 
 def describe_interval(result: dict[str, Any]) -> str:
