@@ -61,9 +61,9 @@ class DQN:
     actions: ClassVar = ("discrete", "multi-discrete", "masked")
     presets: ClassVar[dict] = {
         "classic_control": {
-            "source": "the best of eleven settings on CartPole-v1, 3 to 8 seeds (others than those of the results); with "
-            "one-step returns, relu or a larger step size the values grow beyond what returns can be, and seeds fail; "
-            "with twice the updates, half as large, seeds fall back at times",
+            "source": "the best of eleven settings on CartPole-v1, 3 to 8 seeds (others than those of the results); "
+            "with one-step returns, relu or a larger step size the values grow beyond what returns can be, and seeds "
+            "fail; with twice the updates, half as large, seeds fall back at times",
             "network.hidden": (128, 128),
             "network.activation": "tanh",
             "target": "double",

@@ -49,9 +49,9 @@ class Rainbow(DQN):
         },
         "minatar": {
             **DQN.presets["minatar"],
-            "source": "DQN's, its random actions too: without sticky actions these games have little chance or none, and "
-            "the network's noise alone soon plays the same game again and again; a point in five steps for ever, as "
-            "fast as Space Invaders lets one shoot, is worth 20",
+            "source": "DQN's, its random actions too: without sticky actions these games have little chance or none, "
+            "and the network's noise alone soon plays the same game again and again; a point in five steps for ever, "
+            "as fast as Space Invaders lets one shoot, is worth 20",
             "exploration.start": 1.0,
             "exploration.end": 0.05,
             "head.v_min": -20.0,
