@@ -446,3 +446,40 @@ def test_the_gradient_of_a_product_over_many_rows(rows):
     ours, plain = (jax.vjp(f, x, w)[1](g) for f in (product, jnp.matmul))
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("x_axis, w_axis", [(0, 0), (1, None), (None, 0), (2, 1)])
+@pytest.mark.parametrize("rows", [5, 16_384])
+def test_a_product_within_vmap_equals_a_plain_one_in_value_and_gradients(x_axis, w_axis, rows):
+    """Around the gradient, as critics side by side are, and within it, as lanes are; both at once."""
+    from operant.nn.convolution import product
+
+    axes, keys = (x_axis, w_axis), jax.random.split(KEY, 2)
+    shapes = [
+        shape if axis is None else (*shape[:axis], 3, *shape[axis:])
+        for shape, axis in zip(((rows, 6), (6, 4)), axes, strict=True)
+    ]
+    arguments = [0.1 * jax.random.normal(key, (2, *shape)) for key, shape in zip(keys, shapes, strict=True)]
+
+    def derived(f):
+        inner = jax.vmap(f, axes)
+        loss = lambda x, w: jnp.sum(jnp.sin(inner(x, w)))  # noqa: E731
+        slope = lambda x, w: sum(jnp.sum(jnp.sin(g)) for g in jax.grad(loss, (0, 1))(x, w))  # noqa: E731
+        functions = (inner, jax.grad(loss, (0, 1)), jax.grad(slope, (0, 1)), jax.jacfwd(lambda w, x: loss(x, w)))
+        x, w = arguments
+        return [jax.vmap(g)(*((w, x) if i == 3 else (x, w))) for i, g in enumerate(functions)]
+
+    for ours, plain in zip(*(jax.tree.leaves(derived(f)) for f in (product, jnp.matmul)), strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-3 if rows > 5 else 1e-5)
+
+
+def test_critics_side_by_side_have_the_gradient_of_the_house():
+    """A gradient taken around `vmap` would otherwise be JAX's, which the optimizer reads transposed."""
+    from operant.nn.convolution import product
+
+    x, w = jnp.ones((5, 6)), jnp.ones((2, 6, 4))
+    gradient = jax.make_jaxpr(jax.grad(lambda w: jnp.sum(jax.vmap(lambda w: product(x, w))(w))))(w)
+    transposed = [
+        e for e in gradient.eqns if e.primitive.name == "transpose" and e.outvars[0] in gradient.jaxpr.outvars
+    ]
+    assert any(e.primitive.name == "operant_product" for e in gradient.eqns) and not transposed

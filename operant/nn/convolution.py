@@ -20,37 +20,46 @@ MANY_ROWS = 16_384  # from here on the gradient of the weights is summed over GR
 GROUPS = 4
 
 
-def product(x: Float[Array, "N D"], weights: Float[Array, "D F"]) -> Float[Array, "N F"]:
-    """`x @ weights`, with a gradient that CPUs are quick at. Differentiable to any order, in both modes."""
+def product(x: Float[Array, "*L N D"], weights: Float[Array, "*L D F"]) -> Float[Array, "*L N F"]:
+    """`x @ weights`, with a gradient that CPUs are quick at. Differentiable to any order, in both modes.
+
+    Whether the gradient is taken within `vmap` (lanes) or around it (critics side by side) makes no difference.
+    """
     return _product.bind(x, weights)
 
 
-def _weights_gradient(g: Float[Array, "N F"], x: Float[Array, "N D"]) -> Float[Array, "D F"]:
+def _weights_gradient(g: Float[Array, "*L N F"], x: Float[Array, "*L N D"]) -> Float[Array, "*L D F"]:
     # JAX derives (g.T @ x).T over all leading axes, for which XLA's CPU compiler copies activations transposed: with
     # minibatches of 128 that made the whole update of PPO about a tenth slower on one core.  Of two factors it copies
     # the one that stands on the left: the narrower, which for the heads of policies and values is the gradient.  But
     # then every reader of the result, which has the size of the weights, reads it transposed: with wide layers
     # of few rows (Rainbow's on small grids) the whole update took 1.6 times as long.  Over very many rows one such
     # product runs on one core and misses its caches: in four groups it takes half the time on two.
-    rows = len(x)
+    rows = x.shape[-2]
     if rows >= MANY_ROWS and rows % GROUPS == 0:
-        parts = jnp.einsum("nmf,nmd->nfd", g.reshape(GROUPS, -1, g.shape[1]), x.reshape(GROUPS, -1, x.shape[1]))
-        return parts.sum(0).T
-    inputs, outputs = x.shape[1], g.shape[1]
-    return (g.T @ x).T if (rows + inputs) * outputs < rows * inputs else x.T @ g
+        grouped = lambda y: y.reshape(*y.shape[:-2], GROUPS, -1, y.shape[-1])  # noqa: E731
+        return jnp.einsum("...nmf,...nmd->...nfd", grouped(g), grouped(x)).sum(-3).mT
+    inputs, outputs = x.shape[-1], g.shape[-1]
+    return (g.mT @ x).mT if (rows + inputs) * outputs < rows * inputs else x.mT @ g
 
 
 def _batched_product(arguments, axes):
     (x, weights), (x_axis, weights_axis) = arguments, axes
-    return jax.vmap(jnp.matmul, (x_axis, weights_axis))(x, weights), 0
+    if weights_axis is None:  # more rows of one product
+        x = jnp.moveaxis(x, x_axis, -3)
+        y = product(x.reshape(*x.shape[:-3], -1, x.shape[-1]), weights)
+        return y.reshape(*x.shape[:-1], y.shape[-1]), x.ndim - 3
+    weights = jnp.moveaxis(weights, weights_axis, 0)
+    x = jnp.broadcast_to(x, weights.shape[:1] + x.shape) if x_axis is None else jnp.moveaxis(x, x_axis, 0)
+    return product(x, weights), 0
 
 
 # A primitive, since nothing else has a transpose of its own and a tangent too: custom_vjp refuses forward mode, and
 # linear_call cannot be batched.
 _product = Primitive("operant_product")
 _product.def_impl(jax.jit(jnp.matmul))
-_product.def_abstract_eval(lambda x, w: jax.core.ShapedArray((x.shape[0], w.shape[1]), jnp.result_type(x, w)))
-ad.defbilinear(_product, lambda g, x, w: product(g, w.T), lambda g, x, w: _weights_gradient(g, x))
+_product.def_abstract_eval(lambda x, w: jax.core.ShapedArray((*x.shape[:-1], w.shape[-1]), jnp.result_type(x, w)))
+ad.defbilinear(_product, lambda g, x, w: product(g, w.mT), lambda g, x, w: _weights_gradient(g, x))
 batching.primitive_batchers[_product] = _batched_product
 mlir.register_lowering(_product, mlir.lower_fun(jnp.matmul, multiple_results=False))
 
