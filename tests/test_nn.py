@@ -449,7 +449,7 @@ def test_the_gradient_of_a_product_over_many_rows(rows):
 
 
 @pytest.mark.parametrize("x_axis, w_axis", [(0, 0), (1, None), (None, 0), (2, 1)])
-@pytest.mark.parametrize("rows", [5, 16_384])
+@pytest.mark.parametrize("rows", [5, 40, 16_384])
 def test_a_product_within_vmap_equals_a_plain_one_in_value_and_gradients(x_axis, w_axis, rows):
     """Around the gradient, as critics side by side are, and within it, as lanes are; both at once."""
     from operant.nn.convolution import product

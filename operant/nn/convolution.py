@@ -31,7 +31,8 @@ def product(x: Float[Array, "*L N D"], weights: Float[Array, "*L D F"]) -> Float
 def _weights_gradient(g: Float[Array, "*L N F"], x: Float[Array, "*L N D"]) -> Float[Array, "*L D F"]:
     # JAX derives (g.T @ x).T over all leading axes, for which XLA's CPU compiler copies activations transposed: with
     # minibatches of 128 that made the whole update of PPO about a tenth slower on one core.  Of two factors it copies
-    # the one that stands on the left: the narrower, which for the heads of policies and values is the gradient.  But
+    # the one that stands on the left: the narrower, which for the heads of policies and values is the gradient.  (In
+    # lanes XLA turns that product round again unless it is kept from it: eight seeds of PPO took 6 % longer.)  But
     # then every reader of the result, which has the size of the weights, reads it transposed: with wide layers
     # of few rows (Rainbow's on small grids) the whole update took 1.6 times as long.  Over very many rows one such
     # product runs on one core and misses its caches: in four groups it takes half the time on two.
@@ -40,7 +41,9 @@ def _weights_gradient(g: Float[Array, "*L N F"], x: Float[Array, "*L N D"]) -> F
         grouped = lambda y: y.reshape(*y.shape[:-2], GROUPS, -1, y.shape[-1])  # noqa: E731
         return jnp.einsum("...nmf,...nmd->...nfd", grouped(g), grouped(x)).sum(-3).mT
     inputs, outputs = x.shape[-1], g.shape[-1]
-    return (g.mT @ x).mT if (rows + inputs) * outputs < rows * inputs else x.mT @ g
+    if (rows + inputs) * outputs < rows * inputs:
+        return jax.lax.optimization_barrier(g.mT @ x).mT
+    return x.mT @ g
 
 
 def _batched_product(arguments, axes):
