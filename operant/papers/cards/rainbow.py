@@ -34,7 +34,7 @@ PAPER = Paper(
             ("Breakout-MinAtar",), steps=1_000, seeds=2, arms=("rainbow", "dqn"),
             changes={"memory.capacity": 2_000, "memory.learning_starts": 200, "memory.updates_per_rollout": 2},
         ),
-        "laptop": Scale(("Breakout-MinAtar",), steps=100_000, seeds=8),
+        "laptop": Scale(("Breakout-MinAtar",), steps=200_000, seeds=8),
         "gpu": Scale(("Breakout-MinAtar", "SpaceInvaders-MinAtar"), steps=1_000_000, seeds=10, tuning=(250_000, 2)),
         "paper": Scale(
             ("Breakout-v5", "Pong-v5", "Qbert-v5", "Seaquest-v5", "SpaceInvaders-v5"), steps=50_000_000, seeds=8,
