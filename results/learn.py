@@ -87,6 +87,14 @@ RUNS = {
         "train rainbow SpaceInvaders-MinAtar --steps 1000000 --seeds 3 --seed 1000 --env-options sticky=0.1",
         None,
     ),
+    "dqn-asterix-sticky-2m": (
+        "train dqn Asterix-MinAtar --steps 2000000 --seeds 3 --seed 1000 --env-options sticky=0.1",
+        None,
+    ),
+    "rainbow-asterix-sticky-2m": (
+        "train rainbow Asterix-MinAtar --steps 2000000 --seeds 3 --seed 1000 --env-options sticky=0.1",
+        None,
+    ),
     "dqn-memory-chain": (
         "train dqn MemoryChain-bsuite --steps 100000 --seeds 8 --seed 1000 --env-options memory_length=10",
         None,
