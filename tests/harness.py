@@ -27,6 +27,7 @@ from jaxtyping import PRNGKeyArray
 
 from operant import methods
 from operant.agent import children, dial_field, dials, strong, tree_names, with_dials
+from operant.claims import claims
 from operant.envs.base import batched
 from operant.learner import Online, RunState
 from operant.types import Batch, Box, Discrete, Spec, Timestep, struct, zeros
@@ -125,9 +126,6 @@ tests/test_lpg.py has one that does."""
 QUICK = {"xla_backend_optimization_level": 0}
 """Compiling takes most of the time: the same program, with less effort spent on machine code that runs for moments."""
 
-ACTIONS = ("discrete", "multi-discrete", "continuous", "masked")
-OBSERVATIONS = ("box", "discrete", "dict", "image")
-
 
 def assert_slopes(slopes, value, at, *, step: float = 1e-6, rtol: float = 1e-3, atol: float = 1e-9, least=0.0):
     """The largest entry of each tensor of `slopes` is the difference quotient of `value(at)` there, and above `least`.
@@ -144,17 +142,6 @@ def assert_slopes(slopes, value, at, *, step: float = 1e-6, rtol: float = 1e-3, 
         )
         np.testing.assert_allclose(slope.ravel()[place], (up - down) / (2 * step), rtol, atol, err_msg=name)
         assert abs(slope.ravel()[place]) > least, name
-
-
-def claims(agent: Any, what: str) -> tuple[str, ...]:
-    """The kinds of `actions` or `observations` that an agent takes: a class attribute of that name, or all.
-
-    A wrapper takes what its base agent takes.
-    """
-    every = {"actions": ACTIONS, "observations": OBSERVATIONS}[what]
-    own = getattr(type(agent), what, every)
-    base = children(agent).get("agent")
-    return own if base is None else tuple(kind for kind in claims(base, what) if kind in own)
 
 
 def shrink(agent: Any, **changes: Any) -> Any:

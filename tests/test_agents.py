@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import ACTIONS, OBSERVATIONS, QUICK, claims, differing, leaves, shrink
+from harness import QUICK, differing, leaves, shrink
 
 import operant as op
 from operant import methods
 from operant.agent import children, strong
+from operant.claims import ACTIONS, OBSERVATIONS, claims
 from operant.envs.base import batched
 from operant.envs.worlds import Cells, Recall, Target
+from operant.errors import UserError
 from operant.learner import Online
 from operant.rollout import play_episodes
 from operant.types import Box, Dict, Discrete, MultiDiscrete
@@ -215,6 +217,15 @@ def combinations(agent: Any) -> list[tuple[str, str, str]]:
     )
     turns = [itertools.cycle(several) for several in kinds]
     return [tuple(next(t) for t in turns) for _ in range(max(map(len, kinds)))]
+
+
+def test_it_refuses_what_it_does_not_claim_to_take(method: str):
+    agent = methods.build(method)
+    for kind in set(ACTIONS) - set(claims(agent, "actions")):
+        with pytest.raises(
+            UserError, match=f"{agent.registered_name}.* takes actions .* in 'Menu' .*{kind}.*choose one"
+        ):
+            op.train(agent, Menu("box", kind), steps=100, quiet=True)
 
 
 def test_the_combinations_have_every_kind_in_them(method: str):

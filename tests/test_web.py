@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from operant.claims import claims
 from operant.papers import corpus, names
 from operant.scores import mean_intervals
 from operant.web import curves as curves_module
@@ -801,7 +802,7 @@ def test_what_networks_say_is_read_off_every_method(method):
     agent = harness.tiny_agent(method)
     if not agent.playable:
         pytest.skip("it has no policy of its own")
-    kinds = harness.claims(agent, "actions")
+    kinds = claims(agent, "actions")
     actions = {"discrete": Discrete(3), "continuous": Box((2,), low=-1.0, high=1.0)}
     for kind in (k for k in actions if k in kinds):
         spec = Spec(

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from operant.agent import children
+from operant.claims import check_task
 from operant.envs import registry
 from operant.errors import UserError
 from operant.learner import Online, RunState
@@ -108,6 +109,7 @@ class Program:
         probe = registry.make(self.env_name, 1, [0], **self.env_options)
         host = probe.host
         probe.close()
+        check_task(agent, probe.spec)
         self.mode, self.num_devices = layout(self.lanes, agent.num_envs, self.devices, self.shard, host)
         if self.mode == "envs" and _keeps_batches(agent):
             raise UserError(f"{agent.registered_name} keeps whole batches: --shard envs cannot divide them")
