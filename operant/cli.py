@@ -517,8 +517,8 @@ def _gathered(arguments: list[str], lists: set[str]) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """The words of a framed message, without the frame and what stands below its first rule."""
-    lines = [line.strip("│┃╭╮╰╯─━ \t") for line in box.splitlines()]
+    """The words of a framed message, without the frame, its title and what stands below its first rule."""
+    lines = [line.strip("│┃╭╮╰╯─━ \t") for line in box.splitlines() if not line.startswith("╭")]
     words = " ".join(line for line in lines if line and not line.startswith(("For full helptext", "Parsing error")))
     return words.strip()[:400].rstrip(".") + "."
 

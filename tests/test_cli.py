@@ -255,6 +255,7 @@ MISTAKES = {
     "unknown method": (["train", "ppoo", "CartPole-v1"], "Did you mean ppo?"),
     "unknown environment": (["train", "ppo", "CartPoel-v1"], "CartPole-v1"),
     "no wrapper": (["train", "ppo:a2c", "CartPole-v1"], "no wrapper"),
+    "actions that a method does not take": (["train", "td3", "CartPole-v1"], "discrete: choose one of"),
     "unknown flag": (["train", "ppo", "CartPole-v1", "--learning-rte", "1"], "--learning-rate"),
     "not a number": (["train", "ppo", "CartPole-v1", "--gamma", "high"], "gamma"),
     "negative learning rate": (["train", "ppo", "CartPole-v1", "--learning-rate", "-1"], "at least 0"),
@@ -306,6 +307,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(mistake, tmp_path, monkeypatch, c
     assert "Traceback" not in captured.err
     (line,) = [line for line in captured.err.splitlines() if line.startswith("operant: ")]
     assert expected in line and len(line) < 600
+    assert not list(tmp_path.glob("runs/*/*"))
 
 
 def test_without_a_gpu_a_run_on_one_does_not_begin_on_another_device(tmp_path):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import operant as op
+from operant.envs.worlds import Target
 from operant.rollout import Outcome
 from operant.run.evaluation import summarize
 from operant.run.report import _evaluation
 from operant.run.train import resume
+from operant.types import Box
 
 SMALL = op.A2C(num_envs=2, rollout_length=5)
 
@@ -43,6 +45,16 @@ def test_a_sweep_reports_its_best_setting_and_as_many_episodes_as_were_asked_for
     assert summary["best_setting"] == {"learning_rate": pytest.approx([1e-4, 1e-2][best])}
     assert summary["return_mean"] == max(run.evaluations[-1]["returns"]) and summary["ci_over"] == "episodes"
     assert run.evaluate(episodes=70)["episodes"] == 70
+    assert summary["seconds"] > summary["compile_seconds"] > 0  # compilation, the first as well, is part of the whole
+
+
+def test_a_network_that_does_not_fit_the_task_leaves_no_run_behind(tmp_path):
+    class Unbounded(Target):
+        action = Box((1,))
+
+    with pytest.raises(op.UserError, match="expected a bounded Box"):
+        op.train(op.SAC(), Unbounded(), steps=100, run_dir=tmp_path / "a", quiet=True)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_run_without_a_checkpoint_begins_anew_and_a_finished_one_is_left_alone(tmp_path):

@@ -138,6 +138,10 @@ class Program:
         """Bytes of all lanes' replay memories."""
         return 0 if self.agents.memory is None else size_in_bytes(self.like().memory)
 
+    def check(self) -> None:
+        """Raises UserError where the agent cannot be made for this task: its networks do not fit, say."""
+        jax.eval_shape(self.learner.init_agents, self.agents, self.keys())
+
     def check_room(self) -> None:
         """Raises UserError where the replay memories, of which none is allocated yet, do not fit."""
         stats = jax.devices()[0].memory_stats() or {}  # an accelerator's own; none for a CPU

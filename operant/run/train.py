@@ -60,6 +60,7 @@ def train(
 
     Raises UserError for everything that a user can mend.
     """
+    began = time.perf_counter()
     if steps is not None:
         settings["steps"] = steps
     configured = Settings(**settings)
@@ -70,6 +71,7 @@ def train(
     agent.check()
     source = None if init_from is None else load_run(init_from)  # before anything is made: it may not be there
     program, lanes = make_program(agent, env, configured)
+    program.check()
     make_room(program, quiet)
     path = Path(run_dir) if run_dir is not None else default_path(agent.registered_name, name, configured.seed)
     config = {
@@ -86,6 +88,7 @@ def train(
     directory = RunDirectory.create(path, config)  # what a user can have got wrong is behind us: from here it is a run
     with _told_in(directory):
         run = Run(directory, agent, configured, program, _beginning(program, source), lanes)
+        run.seconds = time.perf_counter() - began
         with closing(Metrics(directory.path, wandb=configured.wandb or None)) as metrics:
             return _loop(run, metrics, callback, quiet, title)
 
