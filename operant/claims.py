@@ -26,7 +26,8 @@ def claims(agent: Any, what: str) -> tuple[str, ...]:
 def kinds(spec: Spec, what: str) -> tuple[str, ...]:
     """The kinds of `actions` or `observations` that a task has."""
     if what == "actions":
-        kind = {Discrete: "discrete", MultiDiscrete: "multi-discrete", Box: "continuous"}[type(spec.action)]
+        names = {Discrete: "discrete", MultiDiscrete: "multi-discrete", Box: "continuous", Dict: "dictionaries"}
+        kind = names[type(spec.action)]
         return (kind, "masked") if spec.action_mask else (kind,)
     return (_kind_of_observation(spec.observation),)
 
@@ -49,9 +50,10 @@ def check_task(agent: Any, spec: Spec) -> None:
         if set(asked) <= set(taken):
             continue
         others = [entry.name for entry in methods.entries().values() if _could(entry, what, asked)]
+        advice = f"choose one of {', '.join(others)}" if others else "no method of the library takes these"
         raise UserError(
             f"{_spoken(agent)} takes {what} that are {' or '.join(taken)}; in '{spec.name}' they are "
-            f"{' and '.join(asked)}: choose one of {', '.join(others)}"
+            f"{' and '.join(asked)}: {advice}"
         )
 
 

@@ -517,10 +517,11 @@ def _gathered(arguments: list[str], lists: set[str]) -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """The words of a framed message, without the frame, its title and what stands below its first rule."""
-    lines = [line.strip("│┃╭╮╰╯─━ \t") for line in box.splitlines() if not line.startswith("╭")]
-    words = " ".join(line for line in lines if line and not line.startswith(("For full helptext", "Parsing error")))
-    return words.strip()[:400].rstrip(".") + "."
+    """A framed message's words, without frame (of dashes where a terminal has no other), title and hints at --help."""
+    lines = [line.strip("│┃╭╮╰╯─━ \t") for line in box.splitlines()]
+    words = [line for line in lines if line.strip("-")][1:]
+    words = [w for w in words if not w.startswith("For full helptext") and not w.endswith("--help")]
+    return " ".join(words).strip()[:400].rstrip(".") + "."
 
 
 def _default(value: Any) -> Any:

@@ -15,13 +15,13 @@ from harness import QUICK, differing, leaves, shrink
 import operant as op
 from operant import methods
 from operant.agent import children, strong
-from operant.claims import ACTIONS, OBSERVATIONS, claims
+from operant.claims import ACTIONS, OBSERVATIONS, check_task, claims
 from operant.envs.base import batched
 from operant.envs.worlds import Cells, Recall, Target
 from operant.errors import UserError
 from operant.learner import Online
 from operant.rollout import play_episodes
-from operant.types import Box, Dict, Discrete, MultiDiscrete
+from operant.types import Box, Dict, Discrete, MultiDiscrete, Spec
 
 SEEDS = 3
 
@@ -226,6 +226,9 @@ def test_it_refuses_what_it_does_not_claim_to_take(method: str):
             UserError, match=f"{agent.registered_name}.* takes actions .* in 'Menu' .*{kind}.*choose one"
         ):
             op.train(agent, Menu("box", kind), steps=100, quiet=True)
+    spec = Spec(SPACES["box"], SPACES["dict"], name="Form")
+    with pytest.raises(UserError, match="in 'Form' they are dictionaries: no method"):
+        check_task(agent, spec)
 
 
 def test_the_combinations_have_every_kind_in_them(method: str):

@@ -257,6 +257,10 @@ MISTAKES = {
     "no wrapper": (["train", "ppo:a2c", "CartPole-v1"], "no wrapper"),
     "actions that a method does not take": (["train", "td3", "CartPole-v1"], "discrete: choose one of"),
     "unknown flag": (["train", "ppo", "CartPole-v1", "--learning-rte", "1"], "--learning-rate"),
+    "unknown flag of a part": (
+        ["train", "ppo", "CartPole-v1", "--network.hiden", "8"],
+        "operant: Unrecognized options: ",
+    ),
     "not a number": (["train", "ppo", "CartPole-v1", "--gamma", "high"], "gamma"),
     "negative learning rate": (["train", "ppo", "CartPole-v1", "--learning-rate", "-1"], "at least 0"),
     "gamma above one": (["train", "ppo", "CartPole-v1", "--gamma", "1.5"], "from 0 to 1"),
