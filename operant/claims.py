@@ -26,7 +26,7 @@ def claims(agent: Any, what: str) -> tuple[str, ...]:
 def kinds(spec: Spec, what: str) -> tuple[str, ...]:
     """The kinds of `actions` or `observations` that a task has."""
     if what == "actions":
-        names = {Discrete: "discrete", MultiDiscrete: "multi-discrete", Box: "continuous", Dict: "dictionaries"}
+        names = {Discrete: "discrete", MultiDiscrete: "multi-discrete", Box: "continuous", Dict: "dict"}
         kind = names[type(spec.action)]
         return (kind, "masked") if spec.action_mask else (kind,)
     return (_kind_of_observation(spec.observation),)

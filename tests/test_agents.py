@@ -227,7 +227,7 @@ def test_it_refuses_what_it_does_not_claim_to_take(method: str):
         ):
             op.train(agent, Menu("box", kind), steps=100, quiet=True)
     spec = Spec(SPACES["box"], SPACES["dict"], name="Form")
-    with pytest.raises(UserError, match="in 'Form' they are dictionaries: no method"):
+    with pytest.raises(UserError, match="in 'Form' they are dict: no method"):
         check_task(agent, spec)
 
 
