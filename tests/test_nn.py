@@ -12,6 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from operant import nn, types
+from operant.errors import UserError
 from operant.nn.convolution import max_pool
 from operant.nn.recurrent import CELLS
 from operant.ops.distributions import Categorical, MultiCategorical, Normal, SquashedNormal
@@ -113,11 +114,11 @@ def test_weights_are_orthogonal_and_biases_zero(scale):
 def test_errors_name_what_there_is():
     with pytest.raises(ValueError, match=r"'tahn'.*tanh"):
         nn.MLP(activation="tahn").init(KEY, jnp.zeros(3))
-    with pytest.raises(ValueError, match=r"'resnet'.*impala"):
+    with pytest.raises(UserError, match=r"'resnet'.*impala"):
         nn.Torso(GRID, "resnet").init(KEY, types.zeros(GRID))
-    with pytest.raises(ValueError, match="'nature' is for images"):
+    with pytest.raises(UserError, match="'nature' is for images"):
         nn.Torso(VECTOR, "nature").init(KEY, types.zeros(VECTOR))
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(UserError, match="too small"):
         nn.Torso(GRID, "nature").init(KEY, types.zeros(GRID))
     with pytest.raises(ValueError, match=r"'rnn'.*lstm, gru"):
         nn.ActorCritic(VECTOR, Discrete(2), recurrent="rnn").initial_carry(1)

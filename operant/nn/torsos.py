@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
+from operant.errors import UserError
 from operant.nn.convolution import convolve, max_pool, product
 from operant.nn.initial import orthogonal
 from operant.types import Box, Dict, Discrete, MultiDiscrete, Space
@@ -109,7 +110,8 @@ class Conv(nn.Module):
     def __call__(self, x: Shaped[Array, "*B H W C"]) -> Float[Array, "*B H2 W2 features"]:
         if self.padding == "VALID" and min(x.shape[-3:-1]) < self.kernel:
             size = f"{x.shape[-3]} x {x.shape[-2]}"
-            raise ValueError(f"{size} is too small for a {self.kernel} x {self.kernel} kernel; choose another torso")
+            needed = f"a kernel of {self.kernel} x {self.kernel}"
+            raise UserError(f"images are too small: {size} is left for {needed}; choose another torso, such as minatar")
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", orthogonal(self.scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -229,11 +231,9 @@ class Torso(nn.Module):
     @nn.compact
     def __call__(self, observation: PyTree[Shaped[Array, "*B _"]]) -> Float[Array, "*B features"]:
         if self.kind not in ("auto", "mlp", *CONVOLUTIONAL):
-            raise ValueError(f"unknown torso {self.kind!r}; choose from auto, mlp, {', '.join(CONVOLUTIONAL)}")
+            raise UserError(f"there is no torso {self.kind!r}; choose from auto, mlp, {', '.join(CONVOLUTIONAL)}")
         if self.kind in CONVOLUTIONAL and not has_image(self.space):
-            raise ValueError(
-                f'the torso {self.kind!r} is for images, and {self.space!r} has none; choose "auto" or "mlp"'
-            )
+            raise UserError(f"the torso {self.kind!r} is for images, and the observation has none; choose auto or mlp")
         space, mlp = self.space, lambda x: MLP(self.hidden, self.activation)(x)
         match space:
             case Dict():
