@@ -604,16 +604,16 @@ def _read_agent(agent: Any, flags: Any) -> Any:
 
 
 def _options(texts: tuple[str, ...]) -> dict[str, Any]:
-    """`name=value` texts; a value is a Python literal where it reads as one, else text."""
+    """`name=value` texts; a value is true, false or a Python literal where it reads as one, else text."""
     import ast
 
-    options = {}
+    options, words = {}, {"true": "True", "false": "False", "none": "None"}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--env-options {text}: expected NAME=VALUE, for example time_limit=200")
         try:
-            options[name.strip().replace("-", "_")] = ast.literal_eval(value)
+            options[name.strip().replace("-", "_")] = ast.literal_eval(words.get(value.strip().lower(), value))
         except (ValueError, SyntaxError):
             options[name.strip().replace("-", "_")] = value
     return options

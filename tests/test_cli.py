@@ -123,7 +123,7 @@ def test_wrappers_tell_shared_flags_apart(tmp_path):
 
 
 def test_a_list_flag_that_is_given_again_goes_on_with_its_list():
-    from operant.cli import _parse
+    from operant.cli import _options, _parse
     from operant.methods import build
 
     fields = [("sweep", tuple[str, ...], ()), ("env_options", tuple[str, ...], ("c=3",)), ("seeds", int, 1)]
@@ -134,6 +134,9 @@ def test_a_list_flag_that_is_given_again_goes_on_with_its_list():
     assert flags["sweep"] == ("learning_rate=1e-4,1e-2", "gamma=0.5", "lam=0.9")
     assert (flags["env_options"], flags["seeds"], flags["agent"].network.hidden) == (("a=1", "b=-2"), 3, (8, 4))
     assert _parse("test", [], fields)["env_options"] == ("c=3",)
+    words = ("reward-clip=false", "a=TRUE", "sticky=0.25", "n=None", "map=4x4", "at=(1, 2)")
+    expected = {"reward_clip": False, "a": True, "sticky": 0.25, "n": None, "map": "4x4", "at": (1, 2)}
+    assert _options(words) == expected
 
 
 def test_a_config_is_for_the_whole_method_that_is_named(tmp_path, capsys):
@@ -288,6 +291,10 @@ MISTAKES = {
     "unknown device": (["train", "ppo", "CartPole-v1", "--device", "abacus"], "cpu, gpu or tpu"),
     "a device that is not there": (["train", "ppo", "CartPole-v1", "--device", "tpu"], "there is cpu"),
     "unknown environment option": (["train", "ppo", "CartPole-v1", "--env-options", "gravty=1"], "gravity"),
+    "an environment option of another kind": (
+        ["train", "ppo", "CartPole-v1", "--env-options", "sticky=often"],
+        "expected a probability",
+    ),
     "no config": (["train", "ppo", "CartPole-v1", "--config", "nowhere.json"], "nowhere.json"),
     "settings that are none": (["train", "ppo", "CartPole-v1", "--config", "none.json"], "settings is []"),
     "too many steps": (["train", "ppo", "CartPole-v1", "--steps", "3000000000"], "at most 2000000000"),

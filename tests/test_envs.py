@@ -16,6 +16,7 @@ import pytest
 from operant import envs
 from operant.envs import index, wrappers
 from operant.envs.base import Batched, Environment, batched, describe
+from operant.envs.options import like
 from operant.envs.worlds import WORLDS, Cells, Recall, Target
 from operant.errors import UserError
 from operant.types import Box, Dict, Discrete, MultiDiscrete, to_native
@@ -346,12 +347,62 @@ def test_unknown_options_list_the_valid_ones(name):
         envs.make(name, 1, tiem_limit=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("Breakout-MinAtar", {"sticky": "often"}, "probability"),
+        ("Breakout-MinAtar", {"time_limit": "long"}, "whole number above 0"),
+        ("Breakout-MinAtar", {"time_limit": float("inf")}, "whole number above 0"),
+        ("Breakout-MinAtar", {"frame_stack": None}, "whole number above 0"),
+        ("Breakout-MinAtar", {"reward_clip": "no"}, "true or false"),
+        ("Breakout-MinAtar", {"use_minimal_action_set": "no"}, "true or false"),
+        ("CartPole-v1", {"gravity": "low"}, "a number"),
+        ("CartPole-v1", {"live_bonus": float("nan")}, "a number"),
+        ("Catch-bsuite", {"rows": 2.5}, "whole number"),
+        ("operant:Recall-v0", {"delay": "short"}, "whole number"),
+        ("operant:NoisyChain-v0", {"pay": "well"}, "a number"),
+        ("Pong-v5", {"frame_skip": 0}, "whole number above 0"),
+        ("Pong-v5", {"noop_max": "few"}, "whole number"),
+        ("Pong-v5", {"full_action_space": "no"}, "true or false"),
+        ("Hopper-v4", {"time_limit": "long"}, "whole number above 0"),
+        ("FetchReach-v4", {"reward_type": True}, "a text"),
+        ("gym:CartPole-v1", {"asynchronous": "no"}, "true or false"),
+        ("gym:CartPole-v1", {"step_timeout": "long"}, "a number"),
+        ("gym:CartPole-v1", {"no_such_option": 1}, "no_such_option"),
+        ("DeepSea-bsuite", {"size": 0}, "Gymnax cannot play"),
+        ("Catch-bsuite", {"rows": -2}, "Gymnax cannot play"),
+        ("MetaMaze-misc", {"maze_size": 2}, "Gymnax cannot play"),
+        ("FrozenLake-misc", {"success_rate": 7}, "between 0 and 1"),
+        ("operant:RandomWalk-v0", {"places": 0}, "at least 1"),
+        ("operant:Recall-v0", {"delay": -1}, "at least 0"),
+        ("operant:NoisyChain-v0", {"signals": 0}, "at least 1"),
+        ("operant:SmallGrid-v0", {"smallest": -4}, "1 <= smallest"),
+    ],
+)
+def test_an_option_of_another_kind_is_told_with_what_was_expected(name, options, expected):
+    with pytest.raises(UserError, match=expected) as caught:
+        envs.make(name, 1, **options)
+    assert next(iter(options)) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_option_is_taken_in_the_type_of_its_default():
+    assert envs.make("CartPole-v1", 1, time_limit=7.0).spec.time_limit == 7
+    assert envs.make("Breakout-MinAtar", 1, use_minimal_action_set=0).spec.action == Discrete(6)
+    for value in (4, "4"):
+        taken = like("map", value, "4x4")
+        assert taken == "4" and isinstance(taken, str)
+    assert isinstance(like("gravity", 9, 9.8), float) and like("seen", 1, False) is True
+    assert like("place", (1, 2), None) == (1, 2)
+
+
 def test_bad_numbers_are_refused():
     for bad in (0, -1, 2.5, True):
         with pytest.raises(UserError, match="num_envs"):
             envs.make("CartPole-v1", bad)
     with pytest.raises(UserError, match="seeds"):
         envs.make("CartPole-v1", 2, [1])
+    with pytest.raises(UserError, match="no observations with these options"):
+        envs.make("FrozenLake-v1", 1, size=0)
     with pytest.raises(UserError, match="sticky"):
         envs.make("CartPole-v1", 2, sticky=1.5)
     with pytest.raises(UserError, match="time_limit"):

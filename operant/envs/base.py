@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from operant.envs.options import positive
 from operant.envs.planning import optimal_return
 from operant.errors import UserError
 from operant.types import Box, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, struct, to_native, zeros
@@ -260,13 +261,6 @@ def batched(world: World, num_envs: int, *, name: str = "", time_limit: int | No
 
 
 # ------------------------------------------------------------------------------------------------ parts for adapters
-def positive(what: str, value: Any) -> int:
-    """`value` as an int, or UserError unless it is a whole number above 0."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise UserError(f"{what} is {value!r}, expected a whole number above 0.")
-    return int(value)
-
-
 def remake(env: Environment, num_envs: int, seeds: list[int]) -> Environment:
     """An environment like `env`, and never the same simulators; UserError if there is no way to make one."""
     if hasattr(env, "remake"):

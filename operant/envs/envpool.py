@@ -28,9 +28,9 @@ from operant.envs.base import (
     clear,
     conform,
     first_timestep,
-    positive,
 )
 from operant.envs.envpool_layout import Layout, shape_of
+from operant.envs.options import flag, like, positive, repeats
 from operant.errors import UserError, check_options
 from operant.types import PyTree, Spec, Timestep, to_native
 
@@ -41,6 +41,7 @@ _RESERVED = frozenset(
     "zero_discount_on_life_loss reward_clip repeat_action_probability stack_num reward_threshold render_mode "
     "render_env_id env_name task task_name".split()
 )
+_POSITIVE = ("num_threads", "frame_skip", "img_height", "img_width")
 _PIXELS = ("from_pixels", "render_width", "render_height", "render_camera_id")
 
 _NO_PUZZLES = "EnvPool's packages lack the file of its puzzles."
@@ -76,9 +77,7 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
     generic = {"reward_clip": suite(name) == "atari"}
     generic |= {option: options.pop(option) for option in wrappers.OPTIONS if option in options}
     frame_stack = positive("frame_stack", generic.pop("frame_stack", config.get("stack_num", 1)))
-    sticky = generic.pop("sticky", 0.0)
-    if not 0.0 <= sticky < 1.0:
-        raise UserError(f"sticky is {sticky}, expected a probability from 0 up to, but not including, 1.")
+    sticky = repeats("sticky", generic.pop("sticky", 0.0))
     # Two that some simulators do themselves.
     if "stack_num" in config:
         arguments["stack_num"], frame_stack = frame_stack, 1
@@ -91,10 +90,10 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
         if suite(name) in _OWN_CLOCK or pool.registry.specs[name][1] in _NO_CLOCK:
             raise UserError(f"{name} keeps a clock of its own: time_limit cannot change it.")
         arguments["max_episode_steps"] = positive("time_limit", limit)
-    flatten = options.pop("flatten", suite(name) == "dmc")
-    life_loss = options.pop("life_loss_terminates", False)
-    if "num_threads" in options:
-        options["num_threads"] = positive("num_threads", options["num_threads"])
+    flatten = flag("flatten", options.pop("flatten", suite(name) == "dmc"))
+    life_loss = flag("life_loss_terminates", options.pop("life_loss_terminates", False))
+    for option, value in options.items():
+        options[option] = positive(option, value) if option in _POSITIVE else like(option, value, config.get(option))
     env = EnvPool(name, num_envs, seeds, {**arguments, **options}, flatten=flatten, life_loss_terminates=life_loss)
     return wrappers.wrap(env, frame_stack=frame_stack, sticky=sticky, **generic)
 

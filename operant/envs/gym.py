@@ -37,9 +37,9 @@ from operant.envs.base import (
     clear,
     conform,
     first_timestep,
-    positive,
 )
 from operant.envs.guard import FAILED, Guarded
+from operant.envs.options import defaults, like, positive
 from operant.errors import EnvironmentFailure, UserError, check_options
 from operant.types import Discrete, MultiDiscrete, PyTree, Spec, Timestep, to_native
 
@@ -58,7 +58,8 @@ def make(name: Any, num_envs: int, seeds: list[int], *, label: str = "", **optio
     max_failures  failures before the run is given up (10)
     and the wrappers' options; all others go to the environment's constructor.
     """
-    own = {option: options.pop(option) for option in _OPTIONS if option in options}
+    usual = defaults(Gym)
+    own = {option: like(option, options.pop(option), usual[option]) for option in _OPTIONS if option in options}
     generic = {option: options.pop(option) for option in wrappers.OPTIONS if option in options}
     limit = own.pop("time_limit", None)
     build, limit = _builder(name, options, None if limit is None else positive("time_limit", limit))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
-import inspect
 import sys
 import types
 from typing import Any
@@ -21,9 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from operant.envs import wrappers
-from operant.envs.base import Environment, batched, box, positive
+from operant.envs.base import Environment, batched, box
+from operant.envs.options import defaults, like, positive
 from operant.errors import UserError, check_options
-from operant.types import Box, Dict, Discrete, PyTree, Space
+from operant.types import Box, Dict, Discrete, PyTree, Space, zeros
 
 
 class _Late(types.ModuleType):
@@ -58,21 +58,42 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
     constructor, parameters = _valid(name)
     check_options(name, options, (*constructor, *parameters, *wrappers.OPTIONS, "time_limit"))
     limit = options.pop("time_limit", None)
-    own = {option: options.pop(option) for option in list(options) if option not in wrappers.OPTIONS}
+    known = {**constructor, **parameters}
+    own = {
+        option: like(option, options.pop(option), known[option])
+        for option in list(options)
+        if option not in wrappers.OPTIONS
+    }
     for option, value in own.items():
         if not isinstance(value, (bool, int, float, str)):
             raise UserError(f"{name}: {option} is a {type(value).__name__}, expected a number, a flag or a text.")
     if limit is not None:
         own["max_steps_in_episode"] = positive("time_limit", limit)
     world = GymnaxWorld(name, tuple(sorted(own.items())))
+    if own.keys() - {"max_steps_in_episode"}:
+        _try(world)
     return wrappers.wrap(batched(world, num_envs, name=name), **options)
 
 
+def _try(world: GymnaxWorld) -> None:
+    """Traces a reset and a step: UserError with whatever Gymnax objects to, or stumbles over, in these options."""
+    try:
+        _build(world.name, world.options)  # some constructors cannot be traced
+        state, _ = jax.eval_shape(world.reset, jax.random.key(0))
+        jax.eval_shape(world.step, jax.random.key(0), state, zeros(world.action))
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        options = ", ".join(f"{option}={value!r}" for option, value in world.options)
+        raise UserError(f"Gymnax cannot play {world.name} with {options}: {reason}") from error
+
+
 @functools.cache
-def _valid(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _valid(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of its constructor and its parameters, with their defaults."""
     env, params = gymnax.make(name)
-    constructor = tuple(p for p in inspect.signature(type(env)).parameters if p not in ("args", "kwargs"))
-    return constructor, tuple(f.name for f in dataclasses.fields(params) if f.name != "max_steps_in_episode")
+    constructor = {option: x for option, x in defaults(type(env)).items() if option not in ("args", "kwargs")}
+    fields = (f.name for f in dataclasses.fields(params) if f.name != "max_steps_in_episode")
+    return constructor, {option: getattr(params, option) for option in fields}
 
 
 @functools.cache

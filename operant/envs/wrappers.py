@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from operant.envs.base import Environment, Native, clear, conform, positive, remake, select
+from operant.envs.base import Environment, Native, clear, conform, describe, remake, select
+from operant.envs.options import flag, number, positive, repeats
 from operant.errors import UserError
-from operant.types import Box, Dict, PyTree, Space, Spec, Timestep, struct
+from operant.types import Box, Dict, Discrete, MultiDiscrete, PyTree, Space, Spec, Timestep, struct
 
 OPTIONS = ("frame_stack", "live_bonus", "previous_action_reward", "reward_clip", "reward_delay", "sticky")
 """What `make` accepts for every environment, beside the options of its adapter."""
@@ -36,17 +37,23 @@ def wrap(
     reward_delay            rewards are summed, and paid every n steps and at the end of an episode
     live_bonus              what every step pays besides
     """
-    if sticky:
+    for what, space in (("observations", env.spec.observation), ("actions", env.spec.action)):
+        if (
+            isinstance(space, (Discrete, MultiDiscrete))
+            and min(space.nvec if isinstance(space, MultiDiscrete) else (space.n,)) < 1
+        ):
+            raise UserError(f"{env.spec.name} has no {what} with these options: {describe(space)}.")
+    if repeats("sticky", sticky):
         env = StickyActions(env, sticky)
-    if reward_clip:
+    if flag("reward_clip", reward_clip):
         env = ClipReward(env)
     if positive("reward_delay", reward_delay) > 1:
         env = DelayReward(env, reward_delay)
-    if live_bonus:
+    if number("live_bonus", live_bonus):
         env = LiveBonus(env, live_bonus)
     if positive("frame_stack", frame_stack) > 1:
         env = FrameStack(env, frame_stack)
-    if previous_action_reward:
+    if flag("previous_action_reward", previous_action_reward):
         env = PreviousActionReward(env)
     return env
 
@@ -204,8 +211,7 @@ class LiveBonus(_Around):
     bonus: float
 
     def __post_init__(self):
-        if isinstance(self.bonus, (bool, str)) or not np.isfinite(self.bonus):
-            raise UserError(f"live_bonus is {self.bonus!r}, expected a number.")
+        number("live_bonus", self.bonus)
 
     def reset(self, keys: Key[Array, "B"], task_keys: Key[Array, "B"] | None = None) -> tuple[PyTree, Timestep]:
         return self._begin(keys, task_keys)
@@ -227,8 +233,7 @@ class StickyActions(_Around):
     probability: float = 0.25
 
     def __post_init__(self):
-        if not 0.0 <= self.probability < 1.0:
-            raise UserError(f"sticky is {self.probability}, expected a probability from 0 up to, but not including, 1.")
+        repeats("sticky", self.probability)
         if self.env.spec.action_mask:
             raise UserError(f"sticky actions could repeat a forbidden action: {self.env.spec.name} has action masks.")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from operant.envs import wrappers
 from operant.envs.base import Environment, batched
+from operant.envs.options import defaults, like
 from operant.envs.worlds.chains import Chain
 from operant.envs.worlds.grids import Grid, RandomGrid, SmallGrid
 from operant.envs.worlds.lifetimes import EmptyRooms, KeyBox, NonStationaryABC, RandomABC
@@ -50,6 +51,8 @@ __all__ = [
 
 def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environment:
     """The world of that name. Randomness comes from the keys given to `reset`; the seeds are not used."""
+    usual = defaults(WORLDS[name])
+    options = {option: like(option, value, usual.get(option)) for option, value in options.items()}
     return from_world(WORLDS[name], num_envs, name, **options)
 
 

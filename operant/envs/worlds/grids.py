@@ -294,10 +294,10 @@ class SmallGrid(_Tabular):
     time_limit = 100
 
     def __post_init__(self):
-        if not self.smallest <= self.largest or not 0 <= self.walls <= self.smallest**2 - 1 - self.number:
+        if not 1 <= self.smallest <= self.largest or not 0 <= self.walls <= self.smallest**2 - 1 - self.number:
             raise UserError(
                 f"a grid of {self.smallest} to {self.largest} cells a side with {self.walls} walls: expected "
-                f"smallest <= largest, and room for the walls, the agent and {self.number} objects in the smallest."
+                f"1 <= smallest <= largest, and room for the walls, an agent and {self.number} objects in the smallest."
             )
 
     @property

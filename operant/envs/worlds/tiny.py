@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
+from operant.errors import UserError
 from operant.types import Box, Dict, Discrete, MultiDiscrete, struct
 
 _STEP_COST = 0.1
@@ -184,6 +185,10 @@ class Recall:
     """
 
     delay: int = 3
+
+    def __post_init__(self):
+        if self.delay < 0:
+            raise UserError(f"delay is {self.delay}, expected at least 0.")
 
     observation = Box((3,), low=0.0, high=1.0)
     action = Discrete(2)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from operant.errors import UserError
 from operant.types import Box, Discrete, struct
 
 
@@ -44,6 +45,10 @@ class RandomWalk:
 
     places: int = 5
     period: int = 960
+
+    def __post_init__(self):
+        if self.places < 1 or self.period < 0:
+            raise UserError(f"places is {self.places} and period {self.period}, expected at least 1 and at least 0.")
 
     action = Box((1,))
     time_limit = None
@@ -106,6 +111,10 @@ class NoisyChain:
     noise: float = 1.0
     alternate: bool = False
     alike: bool = False
+
+    def __post_init__(self):
+        if self.signals < 1 or self.noise < 0:
+            raise UserError(f"signals is {self.signals} and noise {self.noise}, expected at least 1 and at least 0.")
 
     action = Box((1,))
     time_limit = None
