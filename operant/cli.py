@@ -571,12 +571,24 @@ def _choose_parts(agent: Any, arguments: list[str], prefix: str = "--") -> tuple
                 rest.append(word)
                 continue
             kind = word.partition("=")[2] or next(words, "")
+            _check_kinds(agent, name, flag, kind)
             agent = choose(agent, name, kind)
         arguments = rest
         if dataclasses.is_dataclass(part):
             part, arguments = _choose_parts(getattr(agent, name), arguments, f"{flag}.")
             agent = agent.replace(**{name: part})
     return agent, arguments
+
+
+def _check_kinds(agent: Any, name: str, flag: str, kind: str) -> None:
+    """UserError if the part called `name` comes in one kind only, with the way to what was presumably meant."""
+    if next(f for f in dataclasses.fields(agent) if f.name == name).metadata["choices"]:
+        return
+    if name == "agent":
+        hint = f"the agent within is named behind a colon, as in {agent.registered_name}:ppo"
+    else:
+        hint = f"its fields are set one by one, as in {flag}.{dataclasses.fields(getattr(agent, name))[0].name}"
+    raise UserError(f"{flag} {kind}: there are no kinds of it to choose from; {hint}")
 
 
 def _told_parts(agent: Any, prefix: str = "--") -> str:

@@ -274,6 +274,8 @@ MISTAKES = {
     "unknown torso": (["train", "ppo", "CartPole-v1", "--network.torso", "resnet"], "impala"),
     "a torso without images": (["train", "ppo", "CartPole-v1", "--network.torso", "nature"], "choose auto or mlp"),
     "a torso that is too large": (["train", "dqn", "Breakout-MinAtar", "--network.torso", "nips"], "such as minatar"),
+    "a kind of part where there is one only": (["train", "ppo", "CartPole-v1", "--network", "impala"], "network.torso"),
+    "an agent within that is named by a flag": (["train", "rnd", "CartPole-v1", "--agent", "dqn"], "rnd:ppo"),
     "bad sweep": (["train", "ppo", "CartPole-v1", "--sweep", "gamma"], "expected NAME="),
     "sweep of structure": (["train", "ppo", "CartPole-v1", "--sweep", "num_envs=4,8"], "structure"),
     "sweep out of range": (["train", "ppo", "CartPole-v1", "--sweep", "gamma=0.9,2"], "from 0 to 1"),
