@@ -427,6 +427,8 @@ def bench(arguments: list[str]) -> int:
             ("json", Annotated[bool, _help("print one JSON object on the last line of standard output")], False),
         ],
     )
+    _at_least("seeds", flags["seeds"], 1)
+    _at_least("seconds", flags["seconds"], 0.1)
     _prepare_jax("", flags["devices"], flags["seeds"], False, "lanes")
     from operant.run.report import bench as measure
 
@@ -778,6 +780,6 @@ def _check_device(device: str) -> None:
     raise UserError(f"--device {device}: JAX finds none here; there is {there}")
 
 
-def _at_least(name: str, value: int, low: int) -> None:
-    if value < low:
+def _at_least(name: str, value: float, low: float) -> None:
+    if not value >= low:  # NaN is not
         raise UserError(f"--{name} is {value}; expected at least {low}")

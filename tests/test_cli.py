@@ -306,6 +306,8 @@ MISTAKES = {
     "no run to start from": (["train", "ppo", "CartPole-v1", "--init-from", "nowhere"], "no run"),
     "no episodes": (["eval", "nowhere", "--episodes", "0"], "at least 1"),
     "one run to compare": (["compare", "nowhere"], "two runs"),
+    "no time to measure": (["bench", "--seconds", "nan"], "at least 0.1"),
+    "no seeds to measure": (["bench", "--seeds", "0"], "at least 1"),
     "no user file": (["train", "nowhere.py:Mine", "CartPole-v1"], "nowhere.py"),
     "missing extra": (["train", "ppo", "CartPole-v1", "--wandb", "x"], "operant[wandb]"),
 }
