@@ -123,7 +123,7 @@ def test_wrappers_tell_shared_flags_apart(tmp_path):
 
 
 def test_a_list_flag_that_is_given_again_goes_on_with_its_list():
-    from operant.cli import _options, _parse
+    from operant.cli import _parse
     from operant.methods import build
 
     fields = [("sweep", tuple[str, ...], ()), ("env_options", tuple[str, ...], ("c=3",)), ("seeds", int, 1)]
@@ -134,6 +134,11 @@ def test_a_list_flag_that_is_given_again_goes_on_with_its_list():
     assert flags["sweep"] == ("learning_rate=1e-4,1e-2", "gamma=0.5", "lam=0.9")
     assert (flags["env_options"], flags["seeds"], flags["agent"].network.hidden) == (("a=1", "b=-2"), 3, (8, 4))
     assert _parse("test", [], fields)["env_options"] == ("c=3",)
+
+
+def test_an_environment_option_is_a_flag_a_literal_or_a_text():
+    from operant.cli import _options
+
     words = ("reward-clip=false", "a=TRUE", "sticky=0.25", "n=None", "map=4x4", "at=(1, 2)")
     expected = {"reward_clip": False, "a": True, "sticky": 0.25, "n": None, "map": "4x4", "at": (1, 2)}
     assert _options(words) == expected

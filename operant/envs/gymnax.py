@@ -71,18 +71,18 @@ def make(name: str, num_envs: int, seeds: list[int], **options: Any) -> Environm
         own["max_steps_in_episode"] = positive("time_limit", limit)
     world = GymnaxWorld(name, tuple(sorted(own.items())))
     if own.keys() - {"max_steps_in_episode"}:
-        _try(world)
+        _trace(world)
     return wrappers.wrap(batched(world, num_envs, name=name), **options)
 
 
-def _try(world: GymnaxWorld) -> None:
+def _trace(world: GymnaxWorld) -> None:
     """Traces a reset and a step: UserError with whatever Gymnax objects to, or stumbles over, in these options."""
     try:
         _build(world.name, world.options)  # some constructors cannot be traced
         state, _ = jax.eval_shape(world.reset, jax.random.key(0))
         jax.eval_shape(world.step, jax.random.key(0), state, zeros(world.action))
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # Gymnax, and JAX within it, raise of every kind
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         options = ", ".join(f"{option}={value!r}" for option, value in world.options)
         raise UserError(f"Gymnax cannot play {world.name} with {options}: {reason}") from error
 

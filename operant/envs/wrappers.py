@@ -43,13 +43,13 @@ def wrap(
             and min(space.nvec if isinstance(space, MultiDiscrete) else (space.n,)) < 1
         ):
             raise UserError(f"{env.spec.name} has no {what} with these options: {describe(space)}.")
-    if repeats("sticky", sticky):
+    if sticky != 0:
         env = StickyActions(env, sticky)
     if flag("reward_clip", reward_clip):
         env = ClipReward(env)
     if positive("reward_delay", reward_delay) > 1:
         env = DelayReward(env, reward_delay)
-    if number("live_bonus", live_bonus):
+    if live_bonus != 0:
         env = LiveBonus(env, live_bonus)
     if positive("frame_stack", frame_stack) > 1:
         env = FrameStack(env, frame_stack)
